@@ -1,0 +1,1 @@
+"""The model card: findings and verdict as one self-contained HTML file."""

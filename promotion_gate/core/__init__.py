@@ -1,0 +1,1 @@
+"""The vocabulary, the policy and the decision."""

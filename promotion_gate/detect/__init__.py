@@ -1,0 +1,1 @@
+"""The numerics under the checks: arrays in, numbers out."""

@@ -1,0 +1,1 @@
+"""The renderer, the poisons and the embedded demo."""
