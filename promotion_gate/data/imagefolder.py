@@ -1,0 +1,107 @@
+"""Image sets with one file an image: the shared reader, and the ImageFolder layout (class/image.png)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from promotion_gate.core.errors import InputError
+from promotion_gate.data.decode import SUFFIXES, decode_images
+from promotion_gate.data.files import SPLIT_NAMES, Location, digest_files, fetch, find_files, subfolders
+from promotion_gate.data.interface import Images, ImageShape
+from promotion_gate.data.labels import index_texts
+from promotion_gate.data.memory import row_indices
+
+_FETCH = 32
+"""Encoded images held at a time: they may be megabytes each."""
+
+
+class FileImages:
+    """An :class:`~promotion_gate.data.interface.ImageDataset` with one file an image.
+
+    Parameters
+    ----------
+    place: the folder or manifest, for its file system and URI.
+    paths: path of every row's image on that file system.
+    ids: what to call every row.
+    files: (name in the listing, path) of every file that the digest covers.
+    """
+
+    def __init__(
+        self,
+        place: Location,
+        paths: Sequence[str],
+        ids: Sequence[str],
+        labels: NDArray[np.int64],
+        class_names: tuple[str, ...],
+        files: Sequence[tuple[str, str]],
+        columns: dict[str, Sequence[str]] | None = None,
+    ) -> None:
+        self.uri = place.uri
+        self.ids: Sequence[str] = ids
+        self.labels = labels
+        self.class_names: Sequence[str] = class_names
+        self.columns: dict[str, Sequence[str]] = columns or {}
+        self._fs = place.fs
+        self._paths = paths
+        self._files = files
+        self._sha256 = ""
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def stream(self, shape: ImageShape, batch_size: int = 512) -> Iterator[Images]:
+        for start in range(0, len(self), batch_size):
+            yield self.read(range(start, min(start + batch_size, len(self))), shape)
+
+    def read(self, rows: NDArray[Any] | Sequence[int], shape: ImageShape) -> Images:
+        wanted = row_indices(rows, len(self))
+        images = np.empty((len(wanted), shape.height, shape.width, shape.channels), dtype=np.uint8)
+        for start in range(0, len(wanted), _FETCH):
+            part = wanted[start : start + _FETCH]
+            names = [self._describe(int(row)) for row in part]
+            contents = fetch(self._fs, [self._paths[row] for row in part], names)
+            images[start : start + _FETCH] = decode_images(contents, names, shape)
+        return images
+
+    def sha256(self) -> str:
+        if not self._sha256:
+            self._sha256 = digest_files(self._fs, self._files)
+        return self._sha256
+
+    def _describe(self, row: int) -> str:
+        return f"{self.uri}: image {self.ids[row]!r:.300}"
+
+
+def open_imagefolder(place: Location, split: str, class_names: Sequence[str] | None) -> FileImages:
+    """Open a folder with one sub-folder a class, as torchvision's ImageFolder reads it.
+
+    Without ``class_names`` the classes are the sub-folders in byte order, empty ones included; files that
+    are not images by their suffix are passed over. ``split`` names a folder in between.
+
+    Raises
+    ------
+    InputError: no class folders, no images, unknown classes, or several splits and none chosen.
+    """
+    if split:
+        place = place.under(split)
+    folders = subfolders(place)
+    if not folders:
+        raise InputError(f"{place.uri} has no folder per class", "expected class/image.png")
+    if SPLIT_NAMES.issuperset(name.lower() for name in folders):
+        raise InputError(f"{place.uri} holds the splits {', '.join(folders)}", 'choose one with split = "…"')
+    names = [name for name in find_files(place, SUFFIXES) if "/" in name]
+    if not names:
+        raise InputError(f"{place.uri} holds no images", f"looked for {', '.join(SUFFIXES)}")
+    paths = [place.under(name).path for name in names]
+    texts = [name.split("/", 1)[0] for name in names]
+    labels, classes = index_texts(
+        texts,
+        lambda i: f"{place.uri}: image {names[i]!r:.300}",
+        folders if class_names is None else class_names,
+        numbers=class_names is not None,
+    )
+    return FileImages(place, paths, names, labels, classes, list(zip(names, paths, strict=True)))
