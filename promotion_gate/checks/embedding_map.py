@@ -25,8 +25,9 @@ Rows = NDArray[np.int64]
 class EmbeddingMapOptions(Options):
     """Options of ``embedding-map``.
 
-    ``suspects`` training rows from the head of the anchor ranking are always among the ``points``; the rest
-    is drawn from all classes in proportion. ``neighbours`` is UMAP's.
+    Every row that another check suspects is among the ``points``, and so is the head of the anchor ranking,
+    ``suspects`` rows in all where there are fewer named ones; the rest is drawn from all classes in
+    proportion. ``neighbours`` is UMAP's.
     """
 
     points: int = Field(default=5000, ge=10, le=5000)
@@ -47,7 +48,7 @@ class EmbeddingMap:
         "points": "images on the map",
         "trustworthiness": "how far neighbours on the map are neighbours to the model, 0 to 1",
     }
-    after: ClassVar[tuple[str, ...]] = ()
+    after: ClassVar[tuple[str, ...]] = ("patch-transplant", "label-concentration")
     options_type: ClassVar[type[Options]] = EmbeddingMapOptions
 
     def __init__(
@@ -58,7 +59,7 @@ class EmbeddingMap:
 
     def examine(self, evidence: Evidence, earlier: Mapping[str, Finding]) -> Finding:
         options = self._options
-        suspects = _most_suspicious(evidence, min(options.suspects, options.points // 2))
+        suspects = _most_suspicious(evidence, earlier, options.suspects, options.points)
         holdout, training = _sample(evidence, suspects, options.points)
         parts = [_Part(HOLDOUT, evidence.holdout, evidence.holdout_pass, holdout)]
         if evidence.training is not None and evidence.training_pass is not None:
@@ -132,13 +133,22 @@ def _thumbnail_shape(evidence: Evidence) -> ImageShape:
     return ImageShape(height, width, own.channels)
 
 
-def _most_suspicious(evidence: Evidence, count: int) -> Rows:
-    """The head of the anchor ranking, in row order; a row without a finite value counts as suspicious."""
+def _most_suspicious(evidence: Evidence, earlier: Mapping[str, Finding], count: int, points: int) -> Rows:
+    """The rows that other checks name and the head of the anchor ranking, in row order.
+
+    A row without a finite anchor counts as suspicious. Half of the map at least is left to other rows,
+    unless the named rows alone need more.
+    """
     anchor = evidence.anchor
     if anchor is None or evidence.training is None:
         return np.empty(0, dtype=np.int64)
+    named = sorted(
+        {int(s["row"]) for finding in earlier.values() for s in finding.detail.get("suspects", ())}
+    )
     ranking = np.argsort(-np.where(np.isfinite(anchor), anchor, np.inf), kind="stable")
-    return np.sort(ranking[:count]).astype(np.int64)
+    head = np.setdiff1d(ranking[: min(count, points // 2)], named, assume_unique=True)
+    rows = [*named, *head.tolist()][: max(min(len(named), points), min(count, points // 2))]
+    return np.sort(np.array(rows, dtype=np.int64))
 
 
 def _sample(evidence: Evidence, suspects: Rows, points: int) -> tuple[Rows, Rows]:

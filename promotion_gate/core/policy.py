@@ -133,6 +133,14 @@ class Policy(_Table):
 
     @field_validator("checks")
     @classmethod
+    def _no_own_checks(cls, checks: dict[str, CheckPolicy]) -> dict[str, CheckPolicy]:
+        own = sorted({"artifacts", "model", "inputs", "champion"} & checks.keys())
+        if own:
+            raise ValueError(f"{own[0]} is always checked and cannot be configured")
+        return checks
+
+    @field_validator("checks")
+    @classmethod
     def _judges_something(cls, checks: dict[str, CheckPolicy]) -> dict[str, CheckPolicy]:
         if not any(check.bounds for check in checks.values()):
             raise ValueError("no check has a bound: nothing could ever be refused")

@@ -75,6 +75,10 @@ class ModelRef:
         return cls(match[1], int(match[2]))
 
 
+NO_DIGEST = "0" * 64
+"""Stands for the digest of artifacts that could not be digested; no files have it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """The model version at the gate, and the one in production that it would replace.
@@ -287,7 +291,8 @@ class AuditRecord:
     """One line of history: who did what to which bytes, when, why, on which verdict.
 
     ``transition`` is None for events that move nothing (a rejection, a hold). ``card_sha256`` and
-    ``policy_digest`` are empty where no card or policy was involved (a rollback).
+    ``policy_digest`` are empty where no card or policy was involved (a rollback). ``champion`` is the
+    version that was in production when the verdict was made.
     """
 
     action: Action
@@ -304,3 +309,4 @@ class AuditRecord:
     gate_run_id: str = ""
     transition: Transition | None = None
     unsafe: Sequence[str] = ()
+    champion: int | None = None

@@ -1,0 +1,237 @@
+"""An audit record as a signed file: an in-toto Statement in a DSSE envelope.
+
+The statement's subject is the model version with the digest of its artifacts; its predicate is the record.
+Formats: in-toto Attestation Framework, Statement v1 (https://in-toto.io/Statement/v1), and Dead Simple
+Signing Envelope v1 (https://github.com/secure-systems-lab/dsse), signed with ed25519 (RFC 8032).
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import socket
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from promotion_gate.core.errors import SigningError
+from promotion_gate.core.types import Action, AuditRecord, ModelRef, Outcome, Transition
+
+if TYPE_CHECKING:
+    from promotion_gate.core.keys import SigningKey, TrustedKeys
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "urn:promotion-gate:audit-record:v1"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+MAX_RECORD_BYTES = 1_000_000
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+VersionNumber = Annotated[int, Field(ge=1, lt=10**18)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Model(_Part):
+    name: str = Field(min_length=1)
+    version: VersionNumber
+
+
+class _Move(_Part):
+    alias: str
+    from_version: VersionNumber | None
+    to_version: VersionNumber
+
+
+class _Predicate(_Part):
+    action: Action
+    model: _Model
+    reason: str
+    user: str
+    host: str
+    at: AwareDatetime
+    gate_version: str
+    outcome: Outcome | None
+    champion: VersionNumber | None
+    policy_sha256: str
+    card_sha256: str
+    gate_run_id: str
+    transition: _Move | None
+    unsafe: tuple[str, ...]
+
+
+class _Digest(_Part):
+    sha256: Sha256
+
+
+class _Subject(_Part):
+    name: str
+    digest: _Digest
+
+
+class _Statement(_Part):
+    type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
+    subject: tuple[_Subject]
+    predicate_type: Literal["urn:promotion-gate:audit-record:v1"] = Field(alias="predicateType")
+    predicate: _Predicate
+
+
+def sign_record(record: AuditRecord, key: SigningKey) -> bytes:
+    """The record as a signed DSSE envelope, JSON bytes.
+
+    Equal records signed with the same key give equal bytes.
+
+    Raises
+    ------
+    SigningError: the record cannot be stated: no SHA-256 digest, no time zone, an empty name.
+    """
+    from securesystemslib.dsse import Envelope
+
+    payload = _canonical(_statement(record))
+    try:
+        _Statement.model_validate_json(payload)
+    except ValidationError as error:
+        raise SigningError(f"the record of {record.ref} cannot be signed: {_where(error)}") from None
+    envelope = Envelope(payload, PAYLOAD_TYPE, {})
+    envelope.sign(key.signer)
+    return _canonical(envelope.to_dict())
+
+
+def verify_record(content: bytes, trusted: TrustedKeys, *, name: str = "the record") -> AuditRecord:
+    """The record in a signed envelope, after its signature was found good and its key trusted.
+
+    ``content`` is the envelope as :func:`sign_record` wrote it; ``name`` is what an error message calls it.
+
+    Raises
+    ------
+    SigningError: malformed, altered, or signed by nobody who is trusted.
+    """
+    from securesystemslib.dsse import Envelope
+    from securesystemslib.exceptions import VerificationError
+
+    if len(content) > MAX_RECORD_BYTES:
+        raise SigningError(f"{name} is larger than {MAX_RECORD_BYTES:,} bytes")
+    try:
+        envelope = Envelope.from_dict(json.loads(content))
+        signed_by = sorted(map(str, envelope.signatures))
+        payload_type = envelope.payload_type
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise SigningError(f"{name} is malformed: not a DSSE envelope") from None
+    if payload_type != PAYLOAD_TYPE:
+        raise SigningError(f"{name} is malformed: its payload is not an in-toto statement")
+    if not signed_by:
+        raise SigningError(f"{name} is not signed")
+    keys = [trusted.keys[key_id] for key_id in signed_by if key_id in trusted.keys]
+    if not keys:
+        raise SigningError(
+            f"{name} is signed by key {signed_by[0][:16]!r}, which is not trusted here",
+            f"if you know it, put its public key into {trusted.folder} as NAME.pub",
+        )
+    try:
+        envelope.verify(keys, threshold=1)
+    except (VerificationError, ValueError):
+        raise SigningError(
+            f"{name} was altered: it does not match its signature by key {keys[0].keyid[:16]}"
+        ) from None
+    return _record(envelope.payload, name)
+
+
+def _statement(record: AuditRecord) -> dict[str, Any]:
+    move = record.transition
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": record.ref.uri, "digest": {"sha256": record.digest}}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "action": record.action,
+            "model": {"name": record.ref.name, "version": record.ref.version},
+            "reason": record.reason,
+            "user": record.user,
+            "host": record.host,
+            "at": record.at.isoformat(),
+            "gate_version": record.gate_version,
+            "outcome": None if record.outcome is None else record.outcome.value,
+            "champion": record.champion,
+            "policy_sha256": record.policy_digest,
+            "card_sha256": record.card_sha256,
+            "gate_run_id": record.gate_run_id,
+            "transition": None
+            if move is None
+            else {
+                "alias": move.alias,
+                "from_version": move.from_version,
+                "to_version": move.to_version,
+            },
+            "unsafe": list(record.unsafe),
+        },
+    }
+
+
+def _record(payload: bytes, name: str) -> AuditRecord:
+    try:
+        statement = _Statement.model_validate_json(payload)
+    except ValidationError as error:
+        raise SigningError(f"{name} is malformed: {_where(error)}") from None
+    said = statement.predicate
+    ref = ModelRef(said.model.name, said.model.version)
+    (subject,) = statement.subject
+    if subject.name != ref.uri:
+        raise SigningError(f"{name} is malformed: its subject is not the model version it speaks of")
+    move = said.transition
+    return AuditRecord(
+        action=said.action,
+        ref=ref,
+        digest=subject.digest.sha256,
+        reason=said.reason,
+        user=said.user,
+        host=said.host,
+        at=said.at,
+        gate_version=said.gate_version,
+        outcome=said.outcome,
+        policy_digest=said.policy_sha256,
+        card_sha256=said.card_sha256,
+        gate_run_id=said.gate_run_id,
+        transition=None
+        if move is None
+        else Transition(ref.name, move.alias, move.from_version, move.to_version),
+        unsafe=said.unsafe,
+        champion=said.champion,
+    )
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
+
+
+def _where(error: ValidationError) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return f"{place}: {first['msg']}" if place else first["msg"]
+
+
+_CI_USER = (
+    ("GITHUB_ACTIONS", "GITHUB_ACTOR"),
+    ("GITLAB_CI", "GITLAB_USER_LOGIN"),
+    ("JENKINS_URL", "BUILD_USER_ID"),
+    ("TF_BUILD", "BUILD_REQUESTEDFOR"),
+)
+
+
+def whoami() -> tuple[str, str]:
+    """User and host for the record: in CI whoever started the job, else the account's name."""
+    for system, variable in _CI_USER:
+        if os.environ.get(system) and os.environ.get(variable):
+            return os.environ[variable], socket.gethostname()
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        user = f"uid {os.getuid()}"
+    return user, socket.gethostname()
+
+
+def now() -> datetime:
+    """The present moment, in the local time zone."""
+    return datetime.now().astimezone()

@@ -1,0 +1,438 @@
+"""One gate run: resolve, fetch, examine, decide, render, record, transition."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from promotion_gate import __version__
+from promotion_gate.checks.interface import Check
+from promotion_gate.checks.registry import chosen_checks
+from promotion_gate.checks.training_curves import CURVE_PREFIX
+from promotion_gate.core.decide import decide
+from promotion_gate.core.errors import ArtifactError, GateError, InputError, ModelError, RegistryConflict
+from promotion_gate.core.policy import Policy
+from promotion_gate.core.types import (
+    NO_DIGEST,
+    Candidate,
+    Finding,
+    ModelRef,
+    Outcome,
+    Report,
+    RunFacts,
+    Status,
+    Verdict,
+)
+from promotion_gate.registry.interface import RECORD_FILE, Registry
+from promotion_gate.transition import Actor, Judged, Recorded, promote, record_verdict
+
+CARD_FILE = "card.html"
+FINDINGS_FILE = "findings.json"
+POLICY_FILE = "policy.toml"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class GateRun:
+    """What one gate run leaves behind. ``card`` is the HTML file's bytes, ``findings`` the JSON twin's."""
+
+    report: Report
+    card: bytes
+    findings: bytes
+    recorded: Recorded
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.report.verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Resolved:
+    candidate: Candidate
+    run: RunFacts | None
+    champion_run: RunFacts | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Examined:
+    """The findings, and what the card says of the model's files and confinement."""
+
+    candidate: Candidate
+    findings: Sequence[Finding]
+    class_names: Sequence[str] = ()
+    files: Sequence = ()  # type: ignore[type-arg]
+    model_format: str = "unknown"
+    sandbox: str = "the model was not loaded"
+
+
+def run_gate(
+    registry: Registry,
+    model_uri: str,
+    policy: Policy,
+    *,
+    promoting: bool = True,
+    actor: Actor | None = None,
+    progress: Progress = lambda _: None,
+) -> GateRun:
+    """Gate one model version, and promote it if the verdict is PROMOTE and ``promoting``.
+
+    Whatever goes wrong with the candidate becomes a finding and part of the verdict. What goes wrong with
+    the registry is raised, and then nothing was moved.
+
+    Raises
+    ------
+    PolicyError: the policy names a check, metric or option that does not exist.
+    RegistryError: the registry cannot be reached, or production changed under the verdict.
+    """
+    actor = actor or Actor.here()
+    checks = chosen_checks(policy)
+    started, clock = actor.clock(), time.monotonic()
+    progress(f"resolve {model_uri}")
+    resolved = _resolve(registry, model_uri, policy)
+    run_id = registry.start_gate_run(resolved.candidate.ref, {"policy_digest": policy.digest})
+    try:
+        with tempfile.TemporaryDirectory(prefix="promotion-gate-") as folder:
+            examined = _examine(registry, resolved, checks, policy, Path(folder), progress)
+        progress("decide")
+        verdict = decide(examined.findings, policy)
+        report = _report(
+            resolved, examined, verdict, policy, actor, run_id, started, time.monotonic() - clock
+        )
+        progress("render")
+        card, findings = _render(report)
+        _log(registry, report, card, findings)
+        progress("record")
+        recorded = _conclude(registry, report, card, policy, actor, promoting)
+        registry.log_file(run_id, RECORD_FILE, recorded.envelope)
+    except BaseException:
+        _close_failed(registry, run_id)
+        raise
+    registry.finish_run(run_id)
+    return GateRun(report, card, findings, recorded)
+
+
+def _resolve(registry: Registry, model_uri: str, policy: Policy) -> _Resolved:
+    ref = registry.resolve(model_uri)
+    facts = registry.version(ref)
+    if facts.status != "READY":
+        raise RegistryConflict(f"{ref} is {facts.status}, not READY", "wait for its registration to finish")
+    version = registry.model(ref.name).aliases.get(policy.production.alias)
+    champion = None if version is None else ModelRef(ref.name, version)
+    champion_run = None if champion is None else registry.version(champion).run_id
+    return _Resolved(
+        Candidate(ref, facts.run_id, facts.source, champion=champion),
+        None if facts.run_id is None else registry.run_facts(facts.run_id, CURVE_PREFIX),
+        None if champion_run is None else registry.run_facts(champion_run),
+    )
+
+
+def _examine(
+    registry: Registry,
+    resolved: _Resolved,
+    checks: Sequence[Check],
+    policy: Policy,
+    folder: Path,
+    progress: Progress,
+) -> _Examined:
+    """Fetch and measure. Trouble with the candidate's files, model or data ends as a finding."""
+    from promotion_gate.data.open import open_dataset, require_every_class
+    from promotion_gate.evidence.artifacts import verify
+    from promotion_gate.evidence.bundle import GateEvidence
+    from promotion_gate.evidence.loader import open_model
+
+    candidate = resolved.candidate
+    findings: list[Finding] = []
+    progress(f"fetch {candidate.ref}")
+    with ExitStack() as open_models:
+        target = folder / "candidate"
+        target.mkdir()
+        registry.download(candidate.ref, target)
+        try:
+            artifacts = verify(target, allow_pickle=policy.unsafe_allow_pickle)
+        except ArtifactError as error:
+            return _Examined(candidate, [_refused("artifacts", [str(error)])])
+        candidate = replace(candidate, digest=artifacts.digest)
+        examined = _Examined(candidate, findings, files=artifacts.files, model_format=artifacts.model_format)
+        findings.append(_artifacts_finding(artifacts.files, artifacts.violations, artifacts.scan))
+        if artifacts.violations:
+            return examined
+
+        assumptions: list[str] = []
+        try:
+            model = open_models.enter_context(
+                open_model(artifacts, policy, class_count=None, log=assumptions.append)
+            )
+        except (ModelError, InputError, ArtifactError) as error:
+            findings.append(Finding.inconclusive("model", str(error)))
+            return examined
+        examined = replace(examined, sandbox=model.sandbox)
+
+        champion = None
+        if candidate.champion is not None:
+            progress(f"fetch the champion {candidate.champion}")
+            target = folder / "champion"
+            target.mkdir()
+            registry.download(candidate.champion, target)
+            try:
+                champion = open_models.enter_context(
+                    open_model(
+                        verify(target, allow_pickle=policy.unsafe_allow_pickle),
+                        policy,
+                        class_count=model.classes,
+                        log=lambda _: None,
+                    )
+                )
+            except (ModelError, InputError, ArtifactError) as error:
+                reason = f"the champion {candidate.champion} cannot be compared with: {error}"
+                findings.append(Finding.inconclusive("champion", reason))
+
+        progress("open the data")
+        try:
+            home = Path(policy.folder)
+            names = policy.data.class_names or model.class_names
+            holdout = open_dataset(policy.data.holdout, folder=home, class_names=names)
+            require_every_class(holdout)
+            if len(holdout.class_names) != model.classes:
+                raise InputError(
+                    f"the model tells {model.classes} classes apart, and {holdout.uri} has"
+                    f" {len(holdout.class_names)}",
+                    "set data.class_names in the policy to the names in order of the model's logits",
+                )
+            training = None
+            if policy.data.training is not None:
+                training = open_dataset(policy.data.training, folder=home, class_names=holdout.class_names)
+        except InputError as error:
+            findings.append(Finding.inconclusive("inputs", str(error)))
+            findings.append(_model_finding(model.format, model.sandbox, model.parameters, assumptions))
+            return examined
+        examined = replace(examined, class_names=tuple(holdout.class_names))
+        evidence = GateEvidence(
+            candidate=candidate,
+            policy=policy,
+            class_names=holdout.class_names,
+            holdout=holdout,
+            training=training,
+            model=model,
+            champion=champion,
+            folder=folder,
+            run=resolved.run,
+            champion_run=resolved.champion_run,
+            progress=progress,
+        )
+        findings += _first_passes(
+            evidence, _model_finding(model.format, model.sandbox, model.parameters, assumptions)
+        )
+        findings += _run_checks(checks, evidence, progress)
+    return examined
+
+
+def _first_passes(evidence: object, loaded: Finding) -> list[Finding]:
+    """Every image once through candidate and champion, side by side; says whether data and model held."""
+    from joblib import Parallel, delayed
+
+    from promotion_gate.evidence.bundle import GateEvidence
+
+    assert isinstance(evidence, GateEvidence)
+
+    def candidate() -> Finding | None:
+        try:
+            rows = len(evidence.holdout_pass.logits)
+            rows += 0 if evidence.training_pass is None else len(evidence.training_pass.logits)
+        except ModelError as error:
+            return Finding.inconclusive("model", str(error), **loaded.detail)
+        except InputError as error:
+            return Finding.inconclusive("inputs", str(error))
+        summary = f"{rows:,} images read"
+        return Finding("inputs", Status.MEASURED, summary, {"images": float(rows)})
+
+    def champion() -> Finding | None:
+        try:
+            _ = evidence.champion_holdout_pass, evidence.champion_training_pass
+        except ModelError as error:
+            return Finding.inconclusive("champion", f"the champion cannot be compared with: {error}")
+        except InputError:
+            return None  # the candidate's pass reads the same images and says so
+        return None
+
+    found = [
+        f for f in Parallel(n_jobs=2, prefer="threads")([delayed(candidate)(), delayed(champion)()]) if f
+    ]
+    if all(f.check != "model" for f in found):
+        found.insert(0, loaded)
+    if all(f.check != "inputs" for f in found):
+        found.append(Finding.inconclusive("inputs", "not all images were read, because the model failed"))
+    return found
+
+
+def _run_checks(checks: Sequence[Check], evidence: object, progress: Progress) -> list[Finding]:
+    """Every check, side by side unless one reads another's finding; in the policy's order."""
+    from joblib import Parallel, delayed
+
+    done: dict[str, Finding] = {}
+    waiting = list(checks)
+    chosen = {check.name for check in checks}
+    while waiting:
+        ready = [c for c in waiting if all(name in done or name not in chosen for name in c.after)]
+        waiting = [c for c in waiting if c not in ready]
+        answers = Parallel(n_jobs=len(ready), prefer="threads")(
+            delayed(_run_check)(check, evidence, dict(done), progress) for check in ready
+        )
+        done |= {finding.check: finding for finding in answers}
+    return [done[check.name] for check in checks]
+
+
+def _run_check(check: Check, evidence: object, earlier: Mapping[str, Finding], progress: Progress) -> Finding:
+    clock = time.monotonic()
+    progress(f"{check.name} started")
+    try:
+        finding = check.examine(evidence, earlier)  # type: ignore[arg-type]
+        if finding.check != check.name:
+            finding = Finding.inconclusive(check.name, f"the check reported as {finding.check!r}")
+    except GateError as error:
+        finding = Finding.inconclusive(check.name, str(error))
+    except MemoryError:
+        finding = Finding.inconclusive(check.name, "the check ran out of memory")
+    except Exception as error:
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        finding = Finding.inconclusive(check.name, f"the check crashed: {what}")
+    took = time.monotonic() - clock
+    progress(f"{check.name} done in {took:.1f} s: {finding.summary}")
+    return replace(finding, seconds=took)
+
+
+def _refused(check: str, violations: Sequence[str]) -> Finding:
+    return Finding(
+        check,
+        Status.MEASURED,
+        violations[0],
+        {"violations": float(len(violations))},
+        {"violations": list(violations)},
+    )
+
+
+def _artifacts_finding(files: Sequence[object], violations: Sequence[str], scan: Sequence[object]) -> Finding:
+    if violations:
+        finding = _refused("artifacts", violations)
+        return replace(finding, detail={**finding.detail, "scan": list(scan)})
+    summary = f"{len(files)} files, all of kinds that load without running foreign code"
+    return Finding(
+        "artifacts", Status.MEASURED, summary, {"violations": 0.0}, {"violations": [], "scan": list(scan)}
+    )
+
+
+def _model_finding(model_format: str, sandbox: str, parameters: int, assumptions: Sequence[str]) -> Finding:
+    return Finding(
+        "model",
+        Status.MEASURED,
+        f"{parameters:,} parameters, loaded from {model_format} under {sandbox}",
+        {"parameters": float(parameters)},
+        {"notes": list(assumptions)},
+    )
+
+
+def _report(
+    resolved: _Resolved,
+    examined: _Examined,
+    verdict: Verdict,
+    policy: Policy,
+    actor: Actor,
+    run_id: str,
+    started: datetime,
+    seconds: float,
+) -> Report:
+    return Report(
+        candidate=examined.candidate,
+        verdict=verdict,
+        findings=tuple(examined.findings),
+        class_names=examined.class_names,
+        files=tuple(examined.files),
+        model_format=examined.model_format,
+        sandbox=examined.sandbox,
+        unsafe=policy.unsafe,
+        policy_text=policy.text,
+        gate_run_id=run_id,
+        user=actor.user,
+        host=actor.host,
+        started_at=started,
+        seconds=seconds,
+        gate_version=__version__,
+        alias=policy.production.alias,
+        candidate_run=resolved.run,
+        champion_run=resolved.champion_run,
+    )
+
+
+def _render(report: Report) -> tuple[bytes, bytes]:
+    from promotion_gate.card import render_card, report_json
+
+    return render_card(report), report_json(report)
+
+
+def _log(registry: Registry, report: Report, card: bytes, findings: bytes) -> None:
+    run_id = report.gate_run_id
+    registry.log_file(run_id, CARD_FILE, card)
+    registry.log_file(run_id, FINDINGS_FILE, findings)
+    registry.log_file(run_id, POLICY_FILE, report.policy_text.encode())
+    registry.log_metrics(
+        run_id,
+        {
+            f"{finding.check}.{name}": value
+            for finding in report.findings
+            for name, value in finding.metrics.items()
+        },
+    )
+    ref = report.candidate.ref
+    registry.set_version_tag(ref, "promotion_gate.run_id", run_id)
+    registry.set_version_tag(ref, "promotion_gate.outcome", report.verdict.outcome.value)
+
+
+def _conclude(
+    registry: Registry, report: Report, card: bytes, policy: Policy, actor: Actor, promoting: bool
+) -> Recorded:
+    candidate, verdict = report.candidate, report.verdict
+    judged = Judged(
+        ref=candidate.ref,
+        digest=candidate.digest or NO_DIGEST,
+        outcome=verdict.outcome,
+        reason=verdict_line(verdict),
+        champion=None if candidate.champion is None else candidate.champion.version,
+        policy_digest=verdict.policy_digest,
+        card_sha256=hashlib.sha256(card).hexdigest(),
+        gate_run_id=report.gate_run_id,
+        unsafe=report.unsafe,
+    )
+    if promoting and verdict.outcome is Outcome.PROMOTE:
+        return promote(registry, judged, policy.production, actor)
+    return record_verdict(registry, judged, policy.production, actor)
+
+
+def verdict_line(verdict: Verdict) -> str:
+    """The leading reasons of a verdict, at most three, in one line."""
+    if verdict.outcome is Outcome.PROMOTE:
+        return "every bound of the policy was met"
+    lines = []
+    for judgement in verdict.reasons[:3]:
+        rule = judgement.rule
+        if rule is not None and judgement.measured is not None:
+            lines.append(
+                f"{judgement.check}: {rule.metric} is {judgement.measured:.4g}, {rule.bound} allowed"
+                f" ({judgement.reason})"
+            )
+        else:
+            lines.append(f"{judgement.check}: {judgement.reason}")
+    return "; ".join(dict.fromkeys(lines)) or "no bound of the policy could be applied"
+
+
+def _close_failed(registry: Registry, run_id: str) -> None:
+    """Mark the gate run as failed where the registry still answers; the first error is the one to show."""
+    try:
+        registry.finish_run(run_id, failed=True)
+    except GateError:
+        return

@@ -1,0 +1,87 @@
+"""The policy that ``promotion-gate init`` writes."""
+
+STARTER_POLICY = """\
+# The policy of promotion-gate: what a candidate must measure up to.
+# Its SHA-256 stands in every verdict. Unknown keys are refused.
+version = 1
+
+# The gate's own random choices (which trusted images are used) follow from this.
+seed = 0
+
+# A labelled set that nobody but you could have touched, with every class in it. A folder of class folders,
+# a CSV manifest (path, label), Parquet with image bytes, or npz; a path relative to this file, or a URL.
+[data.holdout]
+path = "holdout"
+
+# What the candidate was trained on. Without it no poison can be looked for: remove the table, and set
+# required = false on the checks marked (training data).
+[data.training]
+path = "train"
+
+# Names in order of the model's logits, where neither the model nor the data carries them in that order:
+# [data]
+# class_names = ["stop", "yield"]
+
+# What the model's signature and metadata do not say. A pixel goes in as (value / scale - mean) / std.
+# [input]
+# layout = "NCHW"
+# height = 32
+# width = 32
+# scale = 255
+# mean = [0.485, 0.456, 0.406]
+# std = [0.229, 0.224, 0.225]
+# embedding_layer = "fc"
+
+# The candidate's code never runs outside. "required" holds it where the network cannot be taken away.
+[sandbox]
+mode = "best"
+memory_gib = 4
+seconds = 900
+threads = 1
+
+# The alias that serving reads. The legacy stage follows where the model uses stages ("auto").
+[production]
+alias = "production"
+mirror_stage = "auto"
+
+# Refuse pickles: they can run code when they are loaded. Each switch-off is shown on the card.
+# unsafe_allow_pickle = true
+
+# A required check that cannot tell holds the candidate. A bound that is broken rejects it, or holds it
+# with otherwise = "hold".
+
+[checks.per-class]
+required = true
+[checks.per-class.bounds]
+accuracy = { min = 0.9 }
+worst_recall = { min = 0.5, otherwise = "hold" }
+# Against production, on the same images. A regression counts when chance does not explain it.
+accuracy_drop = { max = 0.02 }
+regressed_classes = { max = 0, otherwise = "hold" }
+
+# (training data) A patch that turns trusted images of one class into another, found in training rows.
+[checks.patch-transplant]
+required = true
+[checks.patch-transplant.bounds]
+triggers = { max = 0 }
+
+# (training data) Rows that do not look like their label: flipped labels, poison without a patch.
+[checks.label-concentration]
+required = true
+
+# What the model looks at. It corroborates patch-transplant and decides nothing.
+[checks.patch-attribution]
+required = false
+
+# A picture for the card.
+[checks.embedding-map]
+required = false
+
+# Needs the run's losses per class: promotion_gate.PerClassLoss logs them in a PyTorch loop.
+[checks.training-curves]
+required = false
+
+# Where the model and the data come from, with the data's real SHA-256.
+[checks.provenance]
+required = false
+"""

@@ -1,0 +1,25 @@
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def gtsrb():
+    """The module ``gtsrb.py`` beside this file."""
+    spec = importlib.util.spec_from_file_location("gtsrb", Path(__file__).with_name("gtsrb.py"))
+    module = importlib.util.module_from_spec(spec)
+    # Dataclasses look their module up by name while the body runs.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def gtsrb_folder():
+    folder = Path(os.environ.get("GATE_TEST_DATA", ""))
+    if not (folder / "gtsrb32.npz").is_file() or "GATE_TEST_DATA" not in os.environ:
+        pytest.skip("real traffic signs are not here: GATE_TEST_DATA names no folder with gtsrb32.npz")
+    return folder

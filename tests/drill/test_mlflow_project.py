@@ -1,0 +1,42 @@
+import shlex
+from pathlib import Path
+
+import pytest
+from mlflow.projects._project_spec import load_project
+
+from promotion_gate.drill.train import _parser
+
+FOLDER = Path(__file__).parents[2] / "mlflow_project"
+HOSTILE = '--help\'; $(touch pwned) "`id`" \n|'
+
+
+@pytest.fixture(scope="module")
+def project():
+    return load_project(FOLDER)
+
+
+def _words(project, entry, parameters, storage):
+    """The command's words as the shell sees them."""
+    return shlex.split(project.get_entry_point(entry).compute_command(parameters, str(storage)))
+
+
+def test_train_command_is_one_that_train_takes(project, tmp_path):
+    parameters = {"data": str(tmp_path), "name": HOSTILE, "epochs": "3"}
+    words = _words(project, "train", parameters, tmp_path)
+    assert words[:3] == ["python", "-m", "promotion_gate.drill.train"]
+    asked = _parser().parse_args(words[3:])
+    assert (asked.name, asked.data, asked.holdout, asked.epochs) == (HOSTILE, str(tmp_path), "", 3)
+
+
+def test_gate_and_rollback_pass_hostile_values_as_one_word(project, tmp_path):
+    words = _words(project, "gate", {"model": HOSTILE, "policy": str(tmp_path)}, tmp_path)
+    assert words == ["python", "-m", "promotion_gate", "run", f"--policy={tmp_path}", "--", HOSTILE]
+    words = _words(project, "rollback", {"name": HOSTILE, "reason": HOSTILE}, tmp_path)
+    assert words == ["python", "-m", "promotion_gate", "rollback", f"--reason={HOSTILE}", "--", HOSTILE]
+
+
+def test_relative_paths_are_the_callers(project, tmp_path, monkeypatch):
+    (tmp_path / "gate.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    words = _words(project, "gate", {"model": "models:/m/1", "policy": "gate.toml"}, tmp_path)
+    assert f"--policy={tmp_path}/gate.toml" in words
