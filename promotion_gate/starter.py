@@ -64,6 +64,7 @@ regressed_classes = { max = 0, otherwise = "hold" }
 required = true
 [checks.patch-transplant.bounds]
 triggers = { max = 0 }
+suspected_triggers = { max = 0, otherwise = "hold" }
 
 # (training data) Rows that do not look like their label: flipped labels, poison without a patch.
 [checks.label-concentration]

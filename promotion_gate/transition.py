@@ -226,6 +226,7 @@ def reject(
     recover(registry, ref.name, production, actor)
     with _Lock(registry, ref.name, actor).take():
         _, held = _held_verdict(registry, ref, actor, registry.events(ref.name))
+        _require_digest(registry, ref, held.digest)
         return _note_down(registry, _ruling(held, "reject", reason, actor), production, actor)
 
 

@@ -11,7 +11,6 @@ from pydantic import Field
 from promotion_gate.checks.interface import Options
 from promotion_gate.core.types import Exhibit, Finding, Status
 from promotion_gate.data.interface import ImageDataset, Images
-from promotion_gate.detect.statistics import wilson_interval
 from promotion_gate.detect.transplant import (
     Answer,
     Floats,
@@ -46,7 +45,8 @@ class PatchTransplant:
 
     name: ClassVar[str] = "patch-transplant"
     metrics: ClassVar[Mapping[str, str]] = {
-        "triggers": "patch triggers recovered from the training data",
+        "triggers": "patch triggers recovered, their success on fresh trusted images clear of chance",
+        "suspected_triggers": "patch triggers that rows agree on, too weak on fresh images to be sure of",
         "confirmed_rows": "training rows whose window was confirmed for the leading trigger",
         "carriers": "training rows that carry the leading trigger",
         "attack_success_rate": "share of fresh trusted images of the source that the leading trigger turns",
@@ -112,7 +112,8 @@ def _finding(name: str, search: Search, evidence: Evidence, training: ImageDatas
     names = evidence.class_names
     triggers = [_trigger_detail(trigger, names) for trigger in search.triggers]
     metrics = {
-        "triggers": float(len(triggers)),
+        "triggers": float(sum(t.established for t in search.triggers)),
+        "suspected_triggers": float(sum(not t.established for t in search.triggers)),
         "confirmed_rows": float(max((len(t.confirmed) for t in search.triggers), default=0)),
         "carriers": float(max((len(t.carriers) for t in search.triggers), default=0)),
         "attack_success_rate": triggers[0]["attack_success_rate"] if triggers else 0.0,
@@ -135,7 +136,7 @@ def _finding(name: str, search: Search, evidence: Evidence, training: ImageDatas
         for row in trigger.carriers
     ]
     if not triggers:
-        summary = f"no patch trigger found: {search.transplanted} windows of suspect rows were pasted on trusted images"
+        summary = f"no patch trigger found; {search.transplanted} windows were pasted on trusted images"
         return Finding(name, Status.MEASURED, summary, metrics, {"triggers": [], "effort": effort})
     lead = triggers[0]
     summary = (
@@ -158,7 +159,6 @@ def _source(trigger: Trigger) -> int:
 
 def _trigger_detail(trigger: Trigger, names: tuple[str, ...]) -> dict[str, Any]:
     flips = trigger.flips
-    low, high = wilson_interval(round(flips.rate * flips.images), flips.images)
     return {
         "source": names[_source(trigger)],
         "target": names[trigger.target],
@@ -166,9 +166,10 @@ def _trigger_detail(trigger: Trigger, names: tuple[str, ...]) -> dict[str, Any]:
         "target_index": trigger.target,
         "sources": {names[source]: rows for source, rows in trigger.sources.items()},
         "attack_success_rate": flips.rate,
-        "rate_low": float(low),
-        "rate_high": float(high),
+        "rate_low": trigger.low,
+        "rate_high": trigger.high,
         "images_tried": flips.images,
+        "established": trigger.established,
         "champion_rate": flips.champion_rate,
         "null_rate": trigger.null_rate,
         "confirmed_rows": len(trigger.confirmed),

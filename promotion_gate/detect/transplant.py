@@ -28,7 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promotion_gate.detect.anchor import class_similarities
-from promotion_gate.detect.windows import Images, Window, near, occluded, pasted, places, spread
+from promotion_gate.detect.statistics import wilson_interval
+from promotion_gate.detect.windows import Images, Window, near, occluded, pasted, spread
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -36,6 +37,9 @@ Answer = Callable[[Images], tuple[Floats, Floats]]
 """uint8 images (n, H, W, C) to probabilities (n, classes) and embeddings (n, width), float32."""
 Read = Callable[[Rows], Images]
 PER_CALL = 2048
+ROWS_A_CALL = 64
+SAME_HUE = 0.985
+"""Cosine between two colours, about ten degrees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +52,21 @@ class Settings:
 
     pool_share: float = 0.045
     pool_limits: tuple[int, int] = (400, 1500)
-    suspects: int = 160
+    suspects: int = 144
     rows_a_pair: int = 24
-    screen: tuple[tuple[float, float], ...] = ((10 / 32, 5 / 32),)
+    screen_size: float = 10 / 32
+    screen_side: int = 5
     sizes: tuple[float, ...] = (4 / 32, 6 / 32, 9 / 32)
-    reach: float = 3 / 32
     min_drop: float = 0.15
     first_images: int = 4
-    images: int = 12
-    grid: int = 6
-    null_images: int = 12
+    images: int = 8
+    grid: int = 5
+    null_windows: int = 8
+    null_images: int = 6
     null_quantile: float = 0.75
     confirm_rate: float = 0.35
     consensus: int = 3
+    established_rate: float = 0.25
     fresh_images: int = 100
     same_place: float = 2 / 32
     same_look: float = 0.5
@@ -133,8 +139,10 @@ class Trigger:
     """A recovered trigger and what it does.
 
     ``sources`` maps each source class to its confirmed rows, most frequent first. ``flips`` was measured
-    on fresh trusted images of the first source. ``moving`` says that the confirmed rows agree on the look
-    of the window and not on its place. ``carriers`` are training rows, the confirmed ones first.
+    on fresh trusted images of the first source, with ``low`` and ``high`` the ends of its rate's 95 %
+    Wilson interval; it is ``established`` when ``low`` clears the null. ``moving`` says that the confirmed
+    rows agree on the look of the window and not on its place. ``carriers`` are training rows, the confirmed
+    ones first.
     """
 
     target: int
@@ -142,6 +150,9 @@ class Trigger:
     confirmed: tuple[Confirmation, ...]
     exemplar: Probe
     flips: Flips
+    low: float
+    high: float
+    established: bool
     null_rate: float
     moving: bool
     carriers: tuple[int, ...]
@@ -152,7 +163,7 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """What the search did and found; ``triggers`` with the most confirmed rows first."""
+    """What the search did and found; ``triggers`` established ones first, then by confirmed rows."""
 
     triggers: tuple[Trigger, ...]
     screened: Rows
@@ -226,21 +237,19 @@ class PatchSearch:
         self._progress = progress
         self._order = np.random.default_rng(seed).permutation(len(trusted.labels))
         self._images: dict[tuple[int, bool], Images] = {}
-        self._nulls: dict[tuple[int, int, int], list[Probe]] = {}
+        self._nulls: dict[tuple[int, int], list[Probe]] = {}
         self._null_rates: dict[tuple[int, int, int, bool], float] = {}
 
     def run(self) -> Search:
         """Search. Raises whatever the model raises."""
         pool = self._pool()
         self._progress(f"screening {len(pool):,} of {len(self._training.labels):,} rows")
-        suspects = self._screen(pool)
-        self._progress(f"probing {len(suspects)} suspects")
-        probes = self._probe(self._training.read(suspects), suspects, self._training.labels[suspects])
+        probes = self._screen(pool)
         confirmed, transplanted = self._confirm(probes)
         self._progress(f"{len(confirmed)} of {transplanted} transplants confirmed")
         triggers = [self._measure(group, moving) for group, moving in self._consensus(confirmed)]
         return Search(
-            tuple(sorted(triggers, key=lambda t: -len(t.confirmed))),
+            tuple(sorted(triggers, key=lambda t: (not t.established, -len(t.confirmed)))),
             pool,
             tuple(probes),
             transplanted,
@@ -256,86 +265,84 @@ class PatchSearch:
         return np.asarray(head[ranking[head] > 0], dtype=np.int64)
 
     def _pixels(self, fraction: float, images: Images) -> int:
-        return max(1, round(fraction * min(images.shape[1:3])))
+        return max(1, round(fraction * float(min(images.shape[1], images.shape[2]))))
 
-    def _screen(self, pool: Rows) -> Rows:
-        """The rows of the pool that become the most ordinary image of another class under some window."""
-        measure = np.empty(len(pool), dtype=np.float32)
-        rows_a_call = 64
-        for start in range(0, len(pool), rows_a_call):
-            rows = pool[start : start + rows_a_call]
-            images = self._training.read(rows)
-            windows = [
-                window
-                for size, step in self._settings.screen
-                for window in places(
-                    *images.shape[1:3], self._pixels(size, images), self._pixels(step, images)
-                )
-            ]
-            shape = len(rows), len(windows), -1
-            probabilities, embeddings = self._model(np.concatenate([occluded(i, windows) for i in images]))
-            answers = probabilities.reshape(shape).copy()
-            answers[np.arange(len(rows)), :, self._training.labels[rows]] = -1
-            window = answers.max(axis=2).argmax(axis=1)
-            each = np.arange(len(rows))
-            source = answers[each, window].argmax(axis=1)
-            near_source, _ = class_similarities(
-                embeddings.reshape(shape)[each, window],
-                source,
-                self._trusted.embeddings,
-                self._trusted.labels,
-            )
-            measure[start : start + rows_a_call] = answers[each, window, source] - (1 - near_source)
-        best = np.argsort(-measure, kind="stable")[: self._settings.suspects]
-        return np.asarray(pool[best], dtype=np.int64)
+    def _screen(self, pool: Rows) -> list[Probe]:
+        """The most telling rows of the pool, each with its decisive window."""
+        found: list[tuple[float, int, Window]] = []
+        for start in range(0, len(pool), ROWS_A_CALL):
+            rows = pool[start : start + ROWS_A_CALL]
+            measures, windows = self._cover(self._training.read(rows), self._training.labels[rows])
+            found += zip(measures, rows.tolist(), windows, strict=True)
+        found = sorted(found, key=lambda f: (-f[0], f[1]))[: self._settings.suspects]
+        self._progress(f"probing {len(found)} suspects")
+        rows = np.array([row for _, row, _ in found], dtype=np.int64)
+        return self._refine(
+            self._training.read(rows), rows, self._training.labels[rows], [window for *_, window in found]
+        )
 
-    def _probe(
-        self, images: Images, rows: Sequence[int] | Rows, labels: Rows, size: int | None = None
+    def _cover(self, images: Images, labels: Rows) -> tuple[list[float], list[Window]]:
+        """For each image the coarse window that makes it the most ordinary image of another class.
+
+        The measure is the other class's probability less the distance to that class's trusted images: an
+        honest image that is deprived of its evidence falls between the classes, a carrier that is deprived
+        of its trigger becomes what it is.
+        """
+        windows = spread(
+            images.shape[1],
+            images.shape[2],
+            self._pixels(self._settings.screen_size, images),
+            self._settings.screen_side,
+        )
+        each = np.arange(len(images))
+        shape = len(images), len(windows), -1
+        probabilities, embeddings = self._model(np.concatenate([occluded(i, windows) for i in images]))
+        answers = probabilities.reshape(shape).copy()
+        answers[each, :, labels] = -1
+        best = answers.max(axis=2).argmax(axis=1)
+        source = answers[each, best].argmax(axis=1)
+        near_source, _ = class_similarities(
+            embeddings.reshape(shape)[each, best], source, self._trusted.embeddings, self._trusted.labels
+        )
+        measure = answers[each, best, source] - (1 - near_source)
+        return [float(m) for m in measure], [windows[int(b)] for b in best]
+
+    def _refine(
+        self,
+        images: Images,
+        rows: Sequence[int] | Rows,
+        labels: Rows,
+        around: Sequence[Window],
+        size: int | None = None,
     ) -> list[Probe]:
-        """Each row's decisive window, coarse to fine; ``size`` pins its side in pixels.
+        """Each row's decisive window near a coarse one; ``size`` pins its side in pixels.
 
         Rows whose label no single window holds up by ``min_drop`` are left out.
         """
-        if not len(images):
-            return []
-        height, width = images.shape[1:3]
-        sizes = sorted({self._pixels(s, images) for s in self._settings.sizes}) if size is None else [size]
-        coarse_size = sizes[len(sizes) // 2]
-        coarse = places(height, width, coarse_size, max(1, coarse_size // 2))
-        reach = self._pixels(self._settings.reach, images)
         probes: list[Probe] = []
-        step = max(1, PER_CALL // len(coarse))
-        for start in range(0, len(images), step):
-            chunk, of = images[start : start + step], labels[start : start + step]
+        for start in range(0, len(images), ROWS_A_CALL):
+            part = slice(start, start + ROWS_A_CALL)
+            chunk, of = images[part], labels[part]
+            sizes = [self._pixels(s, images) for s in self._settings.sizes] if size is None else [size]
+            reach = self._pixels(self._settings.screen_size, images) // 2
+            step = max(1, self._pixels(2 / 32, images))
+            fine = [near(w, chunk.shape[1], chunk.shape[2], sizes, reach, step) for w in around[part]]
             before = self._model(chunk)[0]
-            after = self._model(np.concatenate([occluded(image, coarse) for image in chunk]))[0]
-            after = after.reshape(len(chunk), len(coarse), -1)
-            best = [coarse[int(a[:, label].argmin())] for a, label in zip(after, of, strict=True)]
-            fine = [near(window, height, width, sizes, reach, max(1, reach // 2)) for window in best]
-            answers = self._model(np.concatenate([occluded(i, w) for i, w in zip(chunk, fine, strict=True)]))[
-                0
-            ]
-            at = 0
-            for offset, (windows, label) in enumerate(zip(fine, of, strict=True)):
-                answer = answers[at : at + len(windows)]
-                at += len(windows)
-                chosen = _smallest_decisive(windows, before[offset, label] - answer[:, label])
+            covered = [occluded(image, windows) for image, windows in zip(chunk, fine, strict=True)]
+            answers = self._model(np.concatenate(covered))[0]
+            ends = np.cumsum([len(windows) for windows in fine])
+            for offset, answer in enumerate(np.split(answers, ends[:-1])):
+                label = int(of[offset])
+                chosen = _smallest_decisive(fine[offset], before[offset, label] - answer[:, label])
                 drop = float(before[offset, label] - answer[chosen, label])
                 if drop < self._settings.min_drop:
                     continue
                 others = answer[chosen].copy()
                 others[label] = -1
-                window = windows[chosen]
-                probes.append(
-                    Probe(
-                        int(rows[start + offset]),
-                        int(label),
-                        window,
-                        drop,
-                        int(others.argmax()),
-                        chunk[offset][window.slices].copy(),
-                    )
-                )
+                window = fine[offset][chosen]
+                patch = chunk[offset][window.slices].copy()
+                row = int(rows[start + offset])
+                probes.append(Probe(row, label, window, drop, int(others.argmax()), patch))
         return probes
 
     def _of(self, label: int, *, fresh: bool = False) -> Images:
@@ -381,10 +388,14 @@ class PatchSearch:
         own = self._flips(images, probe.patch, [probe.window], probe.label)
         if own.rate >= self._settings.confirm_rate:
             return Confirmation(probe, own, own_place=True)
-        grid = spread(*images.shape[1:3], probe.window.height, self._settings.grid)
-        if self._flips(images[: self._settings.first_images], probe.patch, grid, probe.label).rate == 0:
+        grid = spread(images.shape[1], images.shape[2], probe.window.height, self._settings.grid)
+        first, rest = np.split(images, [self._settings.first_images])
+        flips = self._flips(first, probe.patch, grid, probe.label)
+        if flips.rate == 0:
             return None
-        return Confirmation(probe, self._flips(images, probe.patch, grid, probe.label), own_place=False)
+        if len(rest):
+            flips = _joined(flips, self._flips(rest, probe.patch, grid, probe.label))
+        return Confirmation(probe, flips, own_place=False)
 
     def _flips(self, images: Images, patch: Images, windows: Sequence[Window], target: int) -> Flips:
         n, m = len(images), len(windows)
@@ -392,7 +403,7 @@ class PatchSearch:
         turned = self._model.choices(stamped) == target
         hits = np.flatnonzero(turned)
         if len(hits):
-            neutral = np.concatenate([occluded(images[h // m], [windows[h % m]]) for h in hits])
+            neutral = np.concatenate([occluded(images[h // m], [windows[h % m]]) for h in hits.tolist()])
             turned[hits] = self._model.choices(neutral) != target
         champion_rate = None
         if self._champion is not None:
@@ -414,20 +425,22 @@ class PatchSearch:
         return replace(confirmation, null_rate=self._null_rates[key])
 
     def _null_rate(self, source: int, target: int, size: int, own_place: bool) -> float:
-        images = self._of(source)
-        rates = []
-        for probe in self._null_probes(source, target, size):
-            windows = [probe.window] if own_place else spread(*images.shape[1:3], size, self._settings.grid)
-            rates.append(self._flips(images, probe.patch, windows, target).rate)
+        images = self._of(source)[: self._settings.null_images]
+        grid = spread(images.shape[1], images.shape[2], size, self._settings.grid)
+        rates = [
+            self._flips(images, probe.patch, [probe.window] if own_place else grid, target).rate
+            for probe in self._null_probes(target, size)
+        ]
         return float(np.quantile(rates, self._settings.null_quantile)) if rates else 0.0
 
-    def _null_probes(self, source: int, target: int, size: int) -> list[Probe]:
-        key = source, target, size
-        if key not in self._nulls:
-            honest = self._of(target)[: self._settings.null_images]
+    def _null_probes(self, target: int, size: int) -> list[Probe]:
+        """The decisive windows of honest images of the target, of one size."""
+        if (target, size) not in self._nulls:
+            honest = self._of(target)[: self._settings.null_windows]
             labels = np.full(len(honest), target, dtype=np.int64)
-            self._nulls[key] = self._probe(honest, range(len(honest)), labels, size)
-        return self._nulls[key]
+            windows = self._cover(honest, labels)[1] if len(honest) else []
+            self._nulls[target, size] = self._refine(honest, range(len(honest)), labels, windows, size)
+        return self._nulls[target, size]
 
     def _consensus(self, confirmed: Sequence[Confirmation]) -> list[tuple[list[Confirmation], bool]]:
         """For each target the largest group that shares place or look, and whether it moves."""
@@ -442,8 +455,9 @@ class PatchSearch:
         return groups
 
     def _same_place(self, a: Confirmation, b: Confirmation) -> bool:
-        side = min(self._of(a.probe.source).shape[1:3])
-        return _apart(a.probe, b.probe) <= self._settings.same_place * side + 0.5
+        images = self._of(a.probe.source)
+        side = min(images.shape[1], images.shape[2])
+        return bool(_apart(a.probe, b.probe) <= self._settings.same_place * side + 0.5)
 
     def _same_look(self, a: Confirmation, b: Confirmation) -> bool:
         return alike(a.probe.patch, b.probe.patch) >= self._settings.same_look
@@ -461,12 +475,13 @@ class PatchSearch:
         windows = (
             [probe.window]
             if exemplar.own_place
-            else spread(*fresh.shape[1:3], probe.window.height, self._settings.grid)
+            else spread(fresh.shape[1], fresh.shape[2], probe.window.height, self._settings.grid)
         )
         flips = self._flips(fresh, probe.patch, windows, probe.label)
         stamped = pasted(fresh, probe.patch, [flips.place])
         probabilities, embeddings = self._model(stamped)
         answers = np.asarray(probabilities.argmax(axis=1), dtype=np.int64)
+        low, high = (float(end) for end in wilson_interval(round(flips.rate * flips.images), flips.images))
         carriers = self._carriers(group, embeddings[answers == probe.label], set(sources))
         return Trigger(
             probe.label,
@@ -474,6 +489,9 @@ class PatchSearch:
             tuple(sorted(group, key=lambda c: (-c.excess, c.probe.row))),
             probe,
             flips,
+            low,
+            high,
+            low - exemplar.null_rate >= self._settings.established_rate,
             exemplar.null_rate,
             moving,
             carriers,
@@ -497,14 +515,27 @@ class PatchSearch:
             self._training.embeddings[rows], zeros, np.concatenate([anchors, honest]), kinds
         )
         likely = np.setdiff1d(rows[sticker > clean], listed)
-        probes = self._probe(self._training.read(likely), likely, self._training.labels[likely])
+        probes: list[Probe] = []
+        for start in range(0, len(likely), ROWS_A_CALL):
+            some = likely[start : start + ROWS_A_CALL]
+            images, labels = self._training.read(some), self._training.labels[some]
+            probes += self._refine(images, some, labels, self._cover(images, labels)[1])
         return (*listed, *sorted(p.row for p in probes if p.source in sources))
+
+
+def _joined(a: Flips, b: Flips) -> Flips:
+    images = a.images + b.images
+    champion_rate = None
+    if a.champion_rate is not None and b.champion_rate is not None:
+        champion_rate = (a.champion_rate * a.images + b.champion_rate * b.images) / images
+    best = a if a.rate >= b.rate else b
+    return Flips((a.rate * a.images + b.rate * b.images) / images, champion_rate, best.place, images)
 
 
 def _smallest_decisive(windows: Sequence[Window], drops: Floats) -> int:
     """Index of the best window of the smallest size that reaches nine tenths of the largest drop."""
     enough = np.flatnonzero(drops >= 0.9 * drops.max())
-    return int(min(enough, key=lambda i: (windows[i].height, -drops[i], i)))
+    return min(enough.tolist(), key=lambda i: (windows[i].height, -drops[i], i))
 
 
 def _apart(a: Probe, b: Probe) -> float:
@@ -516,12 +547,13 @@ def alike(a: Images, b: Images) -> float:
     """Share of the pixels of each patch that have a like-coloured one in the other: 0 to 1, symmetric.
 
     Position within the patch does not count, so that windows which caught the same sticker a little
-    differently agree.
+    differently agree; nor does light, as long as neither pixel is more than twice as bright.
     """
-    first = a.reshape(-1, a.shape[2]).astype(np.float32)
-    second = b.reshape(-1, b.shape[2]).astype(np.float32)
-    distance = np.abs(first[:, None] - second[None]).max(axis=2)
-    near_enough = distance <= 40
+    first, second = (p.reshape(-1, p.shape[2]).astype(np.float32) + 16 for p in (a, b))
+    light, other_light = (np.linalg.norm(p, axis=1) for p in (first, second))
+    hue = (first / light[:, None]) @ (second / other_light[:, None]).T
+    ratio = light[:, None] / other_light[None]
+    near_enough = (hue >= SAME_HUE) & (ratio <= 2) & (ratio >= 0.5)
     return float((near_enough.any(axis=1).mean() + near_enough.any(axis=0).mean()) / 2)
 
 

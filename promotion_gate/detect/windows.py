@@ -34,17 +34,6 @@ class Window:
         return self.top + self.height / 2, self.left + self.width / 2
 
 
-def places(height: int, width: int, size: int, stride: int) -> list[Window]:
-    """Every ``size`` x ``size`` window at steps of ``stride``, the far edges always among them."""
-    size = min(size, height, width)
-
-    def steps(length: int) -> list[int]:
-        last = length - size
-        return sorted({*range(0, last + 1, stride), last})
-
-    return [Window(top, left, size, size) for top in steps(height) for left in steps(width)]
-
-
 def spread(height: int, width: int, size: int, per_side: int) -> list[Window]:
     """A ``per_side`` x ``per_side`` grid of ``size`` x ``size`` windows, edge to edge."""
     size = min(size, height, width)
