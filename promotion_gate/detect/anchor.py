@@ -81,10 +81,13 @@ def class_similarities(
     holdout_embeddings: NDArray[np.float32],
     holdout_labels: NDArray[np.int64],
     neighbour: int = 3,
+    *,
+    others: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Cosine to the third nearest trusted embedding: of the own label, and of the nearest other label.
 
-    Returns two float32 arrays (rows,); -1 where there is no trusted image.
+    Returns two float32 arrays (rows,); -1 where there is no trusted image, and in all of the second where
+    ``others`` are not asked for.
     """
     own = np.full(len(labels), -1.0, dtype=np.float32)
     other = np.full(len(labels), -1.0, dtype=np.float32)
@@ -94,9 +97,13 @@ def class_similarities(
         rows = slice(start, start + CHUNK)
         chunk, of = unit(np.asarray(embeddings[rows])), labels[rows]
         for label, same in members.items():
-            nth = min(neighbour, len(same))
-            cosines = np.partition(chunk @ same.T, -nth, axis=1)[:, -nth]
             mine = of == label
+            nth = min(neighbour, len(same))
+            if not others:
+                if mine.any():
+                    own[rows][mine] = np.partition(chunk[mine] @ same.T, -nth, axis=1)[:, -nth]
+                continue
+            cosines = np.partition(chunk @ same.T, -nth, axis=1)[:, -nth]
             own[rows][mine] = cosines[mine]
             other[rows] = np.where(mine, other[rows], np.maximum(other[rows], cosines))
     return own, other

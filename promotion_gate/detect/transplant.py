@@ -61,6 +61,7 @@ class Settings:
     first_images: int = 4
     images: int = 8
     grid: int = 5
+    null_pool: int = 80
     null_windows: int = 8
     null_images: int = 6
     null_quantile: float = 0.75
@@ -237,7 +238,8 @@ class PatchSearch:
         self._progress = progress
         self._order = np.random.default_rng(seed).permutation(len(trusted.labels))
         self._images: dict[tuple[int, bool], Images] = {}
-        self._nulls: dict[tuple[int, int], list[Probe]] = {}
+        self._nulls: dict[tuple[int, int, int], list[Probe]] = {}
+        self._honest: dict[int, tuple[Images, list[Window], Floats, Floats]] = {}
         self._null_rates: dict[tuple[int, int, int, bool], float] = {}
 
     def run(self) -> Search:
@@ -288,24 +290,30 @@ class PatchSearch:
         honest image that is deprived of its evidence falls between the classes, a carrier that is deprived
         of its trigger becomes what it is.
         """
-        windows = spread(
-            images.shape[1],
-            images.shape[2],
-            self._pixels(self._settings.screen_size, images),
-            self._settings.screen_side,
-        )
+        windows = self._coarse(images)
         each = np.arange(len(images))
-        shape = len(images), len(windows), -1
-        probabilities, embeddings = self._model(np.concatenate([occluded(i, windows) for i in images]))
-        answers = probabilities.reshape(shape).copy()
+        answers, embeddings = self._covered(images, windows)
         answers[each, :, labels] = -1
         best = answers.max(axis=2).argmax(axis=1)
         source = answers[each, best].argmax(axis=1)
-        near_source, _ = class_similarities(
-            embeddings.reshape(shape)[each, best], source, self._trusted.embeddings, self._trusted.labels
-        )
-        measure = answers[each, best, source] - (1 - near_source)
+        measure = answers[each, best, source] - self._distance(embeddings[each, best], source)
         return [float(m) for m in measure], [windows[int(b)] for b in best]
+
+    def _coarse(self, images: Images) -> list[Window]:
+        size = self._pixels(self._settings.screen_size, images)
+        return spread(images.shape[1], images.shape[2], size, self._settings.screen_side)
+
+    def _covered(self, images: Images, windows: Sequence[Window]) -> tuple[Floats, Floats]:
+        """Probabilities (n, windows, classes) and embeddings (n, windows, width) of every covering."""
+        probabilities, embeddings = self._model(np.concatenate([occluded(i, windows) for i in images]))
+        shape = len(images), len(windows), -1
+        return probabilities.reshape(shape).copy(), embeddings.reshape(shape)
+
+    def _distance(self, embeddings: Floats, labels: Rows) -> Floats:
+        near_own, _ = class_similarities(
+            embeddings, labels, self._trusted.embeddings, self._trusted.labels, others=False
+        )
+        return np.asarray(1 - near_own, dtype=np.float32)
 
     def _refine(
         self,
@@ -349,16 +357,14 @@ class PatchSearch:
         """Correctly classified trusted images of a class; the fresh half is never searched on."""
         key = label, fresh
         if key not in self._images:
-            self._images[key] = self._trusted.read(self._rows_of(label, fresh=fresh))
+            limit = self._settings.fresh_images if fresh else self._settings.images
+            self._images[key] = self._trusted.read(self._rows_of(label, fresh=fresh, limit=limit))
         return self._images[key]
 
-    def _rows_of(self, label: int, *, fresh: bool) -> Rows:
+    def _rows_of(self, label: int, *, fresh: bool, limit: int) -> Rows:
         good = (self._trusted.labels == label) & (self._trusted.predictions == label)
         rows = self._order[good[self._order]]
-        rows, limit = (
-            (rows[1::2], self._settings.fresh_images) if fresh else (rows[::2], self._settings.images)
-        )
-        return np.asarray(rows[:limit], dtype=np.int64)
+        return np.asarray(rows[int(fresh) :: 2][:limit], dtype=np.int64)
 
     def _confirm(self, probes: Sequence[Probe]) -> tuple[list[Confirmation], int]:
         """Transplant every probe that others could agree with; returns the confirmed and the number tried."""
@@ -429,18 +435,36 @@ class PatchSearch:
         grid = spread(images.shape[1], images.shape[2], size, self._settings.grid)
         rates = [
             self._flips(images, probe.patch, [probe.window] if own_place else grid, target).rate
-            for probe in self._null_probes(target, size)
+            for probe in self._null_probes(source, target, size)
         ]
         return float(np.quantile(rates, self._settings.null_quantile)) if rates else 0.0
 
-    def _null_probes(self, target: int, size: int) -> list[Probe]:
-        """The decisive windows of honest images of the target, of one size."""
-        if (target, size) not in self._nulls:
-            honest = self._of(target)[: self._settings.null_windows]
-            labels = np.full(len(honest), target, dtype=np.int64)
-            windows = self._cover(honest, labels)[1] if len(honest) else []
-            self._nulls[target, size] = self._refine(honest, range(len(honest)), labels, windows, size)
-        return self._nulls[target, size]
+    def _null_probes(self, source: int, target: int, size: int) -> list[Probe]:
+        """The decisive windows of honest images of the target: those that look most like carriers.
+
+        Suspects were chosen for becoming the source when they are covered, so honest images are too.
+        """
+        key = source, target, size
+        if key not in self._nulls:
+            if target not in self._honest:
+                rows = self._rows_of(target, fresh=False, limit=self._settings.null_pool)
+                images = self._trusted.read(rows)
+                windows = self._coarse(images) if len(images) else []
+                self._honest[target] = images, windows, *self._covered(images, windows)
+            images, windows, answers, embeddings = self._honest[target]
+            each = np.arange(len(images))
+            best = answers[:, :, source].argmax(axis=1)
+            sources = np.full(len(images), source, dtype=np.int64)
+            measure = answers[each, best, source] - self._distance(embeddings[each, best], sources)
+            chosen = np.argsort(-measure, kind="stable")[: self._settings.null_windows]
+            self._nulls[key] = self._refine(
+                images[chosen],
+                chosen.tolist(),
+                np.full(len(chosen), target, dtype=np.int64),
+                [windows[int(best[i])] for i in chosen],
+                size,
+            )
+        return self._nulls[key]
 
     def _consensus(self, confirmed: Sequence[Confirmation]) -> list[tuple[list[Confirmation], bool]]:
         """For each target the largest group that shares place or look, and whether it moves."""
@@ -468,10 +492,10 @@ class PatchSearch:
         source = next(iter(sources))
         exemplar = max((c for c in group if c.probe.source == source), key=lambda c: (c.excess, -c.probe.row))
         probe = exemplar.probe
-        fresh = self._of(source, fresh=True)
-        if len(fresh) < self._settings.first_images:
-            fresh = self._of(source)
-        rows = self._rows_of(source, fresh=fresh is self._of(source, fresh=True))
+        rows = self._rows_of(source, fresh=True, limit=self._settings.fresh_images)
+        if len(rows) < self._settings.first_images:
+            rows = self._rows_of(source, fresh=False, limit=self._settings.images)
+        fresh = self._trusted.read(rows)
         windows = (
             [probe.window]
             if exemplar.own_place
