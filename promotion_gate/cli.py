@@ -259,7 +259,7 @@ def _write_files(args: argparse.Namespace, run: object) -> None:
     from promotion_gate.gate import GateRun
 
     assert isinstance(run, GateRun)
-    files = (
+    files: tuple[tuple[Path | None, Callable[[], bytes]], ...] = (
         (args.card, lambda: run.card),
         (args.json, lambda: run.findings),
         (args.junit, lambda: report_junit(run.report)),

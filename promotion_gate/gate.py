@@ -16,7 +16,14 @@ from promotion_gate.checks.interface import Check
 from promotion_gate.checks.registry import chosen_checks
 from promotion_gate.checks.training_curves import CURVE_PREFIX
 from promotion_gate.core.decide import decide
-from promotion_gate.core.errors import ArtifactError, GateError, InputError, ModelError, RegistryConflict
+from promotion_gate.core.errors import (
+    ArtifactError,
+    GateError,
+    InputError,
+    ModelError,
+    RegistryConflict,
+    RegistryError,
+)
 from promotion_gate.core.policy import Policy
 from promotion_gate.core.types import (
     NO_DIGEST,
@@ -110,12 +117,10 @@ def run_gate(
         _log(registry, report, card, findings)
         progress("record")
         recorded = _conclude(registry, report, card, policy, actor, promoting)
-        registry.log_file(run_id, RECORD_FILE, recorded.envelope)
     except BaseException:
         _close_failed(registry, run_id)
         raise
-    registry.finish_run(run_id)
-    return GateRun(report, card, findings, recorded)
+    return GateRun(report, card, findings, _filed(registry, run_id, recorded))
 
 
 def _resolve(registry: Registry, model_uri: str, policy: Policy) -> _Resolved:
@@ -226,6 +231,7 @@ def _examine(
             champion_run=resolved.champion_run,
             progress=progress,
         )
+        progress("pass every image through the models")
         findings += _first_passes(
             evidence, _model_finding(model.format, model.sandbox, model.parameters, assumptions)
         )
@@ -299,7 +305,7 @@ def _run_check(check: Check, evidence: object, earlier: Mapping[str, Finding], p
         finding = Finding.inconclusive(check.name, str(error))
     except MemoryError:
         finding = Finding.inconclusive(check.name, "the check ran out of memory")
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a check that calls sys.exit(0) must not end the gate with 0
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         finding = Finding.inconclusive(check.name, f"the check crashed: {what}")
     took = time.monotonic() - clock
@@ -428,6 +434,20 @@ def verdict_line(verdict: Verdict) -> str:
         else:
             lines.append(f"{judgement.check}: {judgement.reason}")
     return "; ".join(dict.fromkeys(lines)) or "no bound of the policy could be applied"
+
+
+def _filed(registry: Registry, run_id: str, recorded: Recorded) -> Recorded:
+    """Put the record with the run's papers and close the run.
+
+    The verdict stands in history by now, and production may have moved: trouble here is a note, not an error.
+    """
+    try:
+        registry.log_file(run_id, RECORD_FILE, recorded.envelope)
+        registry.finish_run(run_id)
+    except RegistryError as error:
+        note = f"the verdict is in the history, but gate run {run_id} could not be closed: {error}"
+        return replace(recorded, notes=(*recorded.notes, note))
+    return recorded
 
 
 def _close_failed(registry: Registry, run_id: str) -> None:

@@ -8,6 +8,9 @@ version = 1
 # The gate's own random choices (which trusted images are used) follow from this.
 seed = 0
 
+# Pickles are refused, since they can run code when they are loaded. The card shows each switch-off.
+# unsafe_allow_pickle = true
+
 # A labelled set that nobody but you could have touched, with every class in it. A folder of class folders,
 # a CSV manifest (path, label), Parquet with image bytes, or npz; a path relative to this file, or a URL.
 [data.holdout]
@@ -44,9 +47,6 @@ threads = 1
 alias = "production"
 mirror_stage = "auto"
 
-# Refuse pickles: they can run code when they are loaded. Each switch-off is shown on the card.
-# unsafe_allow_pickle = true
-
 # A required check that cannot tell holds the candidate. A bound that is broken rejects it, or holds it
 # with otherwise = "hold".
 
@@ -69,6 +69,10 @@ suspected_triggers = { max = 0, otherwise = "hold" }
 # (training data) Rows that do not look like their label: flipped labels, poison without a patch.
 [checks.label-concentration]
 required = true
+[checks.label-concentration.bounds]
+# Chance that so many rows of one class carry one other label, and that one label crowds the suspects.
+flip_p = { min = 1e-6, otherwise = "hold" }
+concentration_p = { min = 0.002, otherwise = "hold" }
 
 # What the model looks at. It corroborates patch-transplant and decides nothing.
 [checks.patch-attribution]

@@ -74,6 +74,14 @@ class Keyring:
         return self._trusted
 
 
+def own_keyring(path: Path) -> Keyring:
+    """A keyring apart from the user's: the key at ``path``, made if need be, which trusts itself alone."""
+    if not path.exists():
+        _create_key(path)
+    signing = SigningKey(_signer(_private_key(path)), path)
+    return Keyring(signing, TrustedKeys({signing.key_id: signing.signer.public_key}, path.parent))
+
+
 def config_folder() -> Path:
     """The folder of the program's own settings, ``$XDG_CONFIG_HOME/promotion-gate``."""
     base = os.environ.get("XDG_CONFIG_HOME", "")

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
+from pathlib import Path
 
 import pytest
 
@@ -46,6 +48,60 @@ def mlflow_server(tmp_path_factory):
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait(20)
+
+
+@pytest.fixture(scope="session")
+def gate_cli(mlflow_server, tmp_path_factory):
+    """Run ``promotion-gate`` against the server as a user does: ``gate_cli("status", "signs", cwd=folder)``.
+
+    The answer is a ``subprocess.CompletedProcess`` with text. Keys lie in a folder of the tests.
+    """
+    configuration = tmp_path_factory.mktemp("configuration")
+
+    def run(*arguments, cwd=None, program=("-m", "promotion_gate"), **variables):
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PROMOTION_GATE_"))},
+            "MLFLOW_TRACKING_URI": mlflow_server,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "XDG_CONFIG_HOME": str(configuration),
+            "OMP_NUM_THREADS": "1",
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            **variables,
+        }
+        command = [sys.executable, *program, *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def log_version(mlflow_server):
+    """Register a PyTorch model as pt2 with the server and return its version number."""
+
+    def log(name, model, images, metadata):
+        import mlflow
+        import mlflow.pytorch
+
+        before = mlflow.get_tracking_uri()
+        mlflow.set_tracking_uri(mlflow_server)
+        try:
+            with warnings.catch_warnings(), mlflow.start_run():
+                warnings.simplefilter("ignore")
+                logged = mlflow.pytorch.log_model(
+                    model,
+                    name="model",
+                    input_example=images,
+                    registered_model_name=name,
+                    metadata=metadata,
+                    pip_requirements=["torch"],
+                )
+        finally:
+            mlflow.set_tracking_uri(before)
+        return int(logged.registered_model_version)
+
+    return log
 
 
 def _wait_until_it_answers(uri, server, log, seconds=120):

@@ -1,3 +1,5 @@
+"""What several rooms need: real traffic signs, from the folder that GATE_TEST_DATA names."""
+
 import importlib.util
 import os
 import sys
@@ -8,8 +10,9 @@ import pytest
 
 @pytest.fixture(scope="session")
 def gtsrb():
-    """The module ``gtsrb.py`` beside this file."""
-    spec = importlib.util.spec_from_file_location("gtsrb", Path(__file__).with_name("gtsrb.py"))
+    """The module ``bench/gtsrb.py``."""
+    path = Path(__file__).with_name("bench") / "gtsrb.py"
+    spec = importlib.util.spec_from_file_location("gtsrb", path)
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name while the body runs.
     sys.modules[spec.name] = module

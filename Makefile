@@ -1,0 +1,51 @@
+# Everything runs in .venv, made on first use from requirements.lock.
+
+SUPPORTED = import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,\
+	$(shell $(p) -c '$(SUPPORTED)' 2>/dev/null && echo $(p))))
+BIN := .venv/bin
+READY := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test test-quick test-integration lint bench lock clean
+
+demo: $(READY)
+	@$(BIN)/promotion-gate demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not integration"
+	$(BIN)/python -m pytest -m integration
+
+test-quick: $(READY)
+	$(BIN)/python -m pytest -m "not integration"
+
+test-integration: $(READY)
+	$(BIN)/python -m pytest -m integration
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python tests/bench/bench.py
+
+# Pins what .venv holds now: change pyproject.toml, "pip install -U" there what should move, then run this.
+lock:
+	@{ printf '%s\n' \
+	  '# Every package of .venv, the tools for tests, lint and the build included; "make lock" writes this file' \
+	  '# from what is installed. torch carries no build suffix, so that the CPU and the CUDA build both fit.'; \
+	  $(PIP) freeze --all --exclude-editable | grep -v '^pip==' | sed 's/+cpu$$//' | LC_ALL=C sort -f; \
+	} > requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Installing into .venv, once; torch alone is several hundred megabytes."
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --quiet --requirement requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,231 @@
+"""The command line: one line and the designed exit code for whatever is wrong, and a light start."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from promotion_gate.cli import main
+from promotion_gate.core.types import ModelRef, Outcome
+from promotion_gate.registry.mlflow import MlflowRegistry
+
+POLICY = """\
+version = 1
+[data.holdout]
+path = "holdout.npz"
+[checks.per-class.bounds]
+accuracy = { min = 0.9 }
+"""
+NOBODY = "http://127.0.0.1:9"
+HEAVY = {"torch", "shap", "umap", "sklearn", "pandas", "matplotlib"}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """An empty folder to run in, with its own keys and no registry configured."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "PROMOTION_GATE_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "gate.toml").write_text(POLICY)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """The URI of a sqlite store with one model of two versions."""
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    client = MlflowRegistry(uri)._client
+    experiment = client.create_experiment("gate", (folder / "gate").as_uri())
+    client.rename_experiment(experiment, "promotion-gate")
+    client.create_registered_model("signs")
+    for version in (1, 2):
+        source = folder / f"model-{version}"
+        source.mkdir()
+        (source / "MLmodel").write_text(f"flavors: {{}}  # {version}")
+        client.create_model_version("signs", str(source), await_creation_for=0)
+    return uri
+
+
+def run(capsys, *arguments):
+    """Exit code, standard output and standard error of one command."""
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code
+    said = capsys.readouterr()
+    assert "Traceback" not in said.out + said.err
+    return code, said.out, said.err
+
+
+def refused(capsys, *arguments):
+    """The exit code and the one line of a command that was refused."""
+    code, out, err = run(capsys, *arguments)
+    assert out == ""
+    assert err.startswith("promotion-gate: ")
+    assert err.count("\n") == 1
+    return code, err
+
+
+def test_no_arguments_and_unknown_ones_are_wrong_usage(capsys):
+    for arguments in ((), ("fly",), ("run",), ("rollback", "signs"), ("run", "m", "--polic", "x")):
+        code, out, err = run(capsys, *arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("usage: promotion-gate")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot read the policy gate.toml"),
+        ("", "is empty"),
+        ("colour = 1\n" + POLICY, "colour: unknown key"),
+        (POLICY.replace("per-class", "vibes"), "checks.vibes: no such check"),
+        (POLICY.replace("accuracy", "vibes"), "checks.per-class.bounds.vibes: no such metric"),
+        (POLICY + "[checks.per-class.options]\nvibes = 1\n", "checks.per-class.options.vibes: unknown key"),
+    ],
+)
+def test_a_wrong_policy_is_refused_before_the_registry_is_asked(place, capsys, content, said):
+    path = place / "gate.toml"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    code, line = refused(capsys, "run", "models:/signs/1", "--tracking-uri", NOBODY)
+    assert code == 2
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "signs",
+        "models:/signs",
+        "runs:/abc/model",
+        "models:/signs/x",
+        "models:/signs/Production",
+        "models:/signs@",
+        "",
+    ],
+)
+def test_a_wrong_model_uri_is_wrong_usage(store, capsys, uri):
+    code, _ = refused(capsys, "run", uri, "--quiet", "--tracking-uri", store)
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    "uri", ["models:/signs/9", "models:/signs/0", "models:/signs@nobody", "models:/ghost/1"]
+)
+def test_a_model_that_does_not_exist_is_told(store, capsys, uri):
+    code, line = refused(capsys, "run", uri, "--quiet", "--tracking-uri", store)
+    assert code == 5
+    assert "no such thing" in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "models:/signs/1", "--quiet"],
+        ["approve", "signs/1", "--reason", "looked at it"],
+        ["reject", "signs/1", "--reason", "looked at it"],
+        ["rollback", "signs", "--reason", "complaints"],
+        ["status", "signs"],
+        ["history", "signs"],
+        ["card", "signs/1"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_an_unreachable_server_is_exit_code_5(capsys, arguments):
+    code, line = refused(capsys, *arguments, "--tracking-uri", NOBODY)
+    assert code == 5
+    assert f"cannot reach {NOBODY}" in line
+
+
+@pytest.mark.parametrize("option", ["--json", "--junit", "--summary", "--card"])
+@pytest.mark.parametrize("path", ["absent/out", "."])
+def test_a_file_that_cannot_be_written_is_told_before_the_work(capsys, option, path):
+    code, line = refused(capsys, "run", "models:/signs/1", option, path, "--tracking-uri", NOBODY)
+    assert code == 2
+    assert "cannot write" in line
+
+
+@pytest.mark.parametrize("alias", ["latest", "v7", "a b", ""])
+def test_an_alias_that_mlflow_reserves_or_refuses_is_wrong_usage(store, capsys, alias):
+    code, line = refused(capsys, "status", "signs", "--alias", alias, "--tracking-uri", store)
+    assert code == 2
+    assert "--alias" in line
+
+
+def test_nothing_to_roll_back_to_moves_nothing(store, capsys):
+    code, _ = refused(capsys, "rollback", "signs", "--reason", "complaints", "--tracking-uri", store)
+    assert code == 5
+    assert MlflowRegistry(store).model("signs").aliases == {}
+
+
+def test_hostile_names_reach_the_terminal_without_their_control_characters(store, capsys):
+    code, line = refused(capsys, "run", "models:/\x1b[2Jsigns/1", "--quiet", "--tracking-uri", store)
+    assert code in (2, 5)
+    assert "\x1b" not in line
+
+
+def test_init_writes_a_policy_and_never_over_another(place, capsys):
+    code, line = refused(capsys, "init")
+    assert code == 2
+    assert "exists already" in line
+    assert (place / "gate.toml").read_text() == POLICY
+    assert run(capsys, "init", "--force")[0] == 0
+    assert "[checks.patch-transplant" in (place / "gate.toml").read_text()
+    assert refused(capsys, "init", "absent/gate.toml")[0] == 2
+
+
+def modules(*arguments, environment=None):
+    """Exit code of a command in a fresh interpreter, and every module that it imported."""
+    code = (
+        "import sys\nfrom promotion_gate.cli import main\n"
+        "try:\n    code = main(sys.argv[1:])\nexcept SystemExit as stop:\n    code = stop.code\n"
+        "print('MODULES', *sys.modules)\nsys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, **(environment or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    listed = next(line for line in done.stdout.splitlines() if line.startswith("MODULES"))
+    return done.returncode, set(listed.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["rollback", "--help"], ["--version"]])
+def test_help_waits_for_nothing_heavy(arguments):
+    code, imported = modules(*arguments)
+    assert code == 0
+    assert not imported & (HEAVY | {"mlflow", "numpy", "pydantic", "rich"})
+
+
+def test_rollback_waits_for_nothing_heavy(place, store):
+    from promotion_gate.evidence.digest import digest_folder
+    from promotion_gate.transition import Judged, promote
+
+    registry = MlflowRegistry(store)
+    for version in (1, 2):
+        source = Path(registry.version(ModelRef("signs", version)).source)
+        _, digest = digest_folder(source)
+        judged = Judged(
+            ref=ModelRef("signs", version),
+            digest=digest,
+            outcome=Outcome.PROMOTE,
+            reason="every bound of the policy was met",
+            champion=version - 1 or None,
+            policy_digest="0" * 64,
+        )
+        promote(registry, judged)
+    code, imported = modules("rollback", "signs", "--reason", "complaints", "--tracking-uri", store)
+    assert code == 0
+    assert MlflowRegistry(store).model("signs").aliases == {"production": 1}
+    assert "mlflow" in imported
+    # pandas comes with MLflow's own client.
+    assert not imported & (HEAVY - {"pandas"})
