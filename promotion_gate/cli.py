@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"promotion-gate: {error_line(error)}", file=sys.stderr)
         return int(error.exit_code)
     except KeyboardInterrupt:
-        print("promotion-gate: interrupted; nothing was promoted by this command", file=sys.stderr)
+        print(
+            "promotion-gate: interrupted; 'promotion-gate status' says what is in production", file=sys.stderr
+        )
         return 130
     except BrokenPipeError:
         # The reader of our output is gone; keep the interpreter from complaining on exit.
@@ -218,7 +220,9 @@ def _run(args: argparse.Namespace) -> int:
     def progress(line: str) -> None:
         from promotion_gate.operators import plain
 
-        print(f"[{time.monotonic() - clock:6.1f} s] {plain(line)}", file=sys.stderr, flush=True)
+        # One write a line: checks run side by side, and print writes the line's end by itself.
+        sys.stderr.write(f"[{time.monotonic() - clock:6.1f} s] {plain(line)}\n")
+        sys.stderr.flush()
 
     run = run_gate(
         _registry(args),

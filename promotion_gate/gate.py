@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
 from promotion_gate import __version__
-from promotion_gate.checks.interface import Check
+from promotion_gate.checks.interface import Check, PreparedCheck
 from promotion_gate.checks.registry import chosen_checks
 from promotion_gate.checks.training_curves import CURVE_PREFIX
 from promotion_gate.core.decide import decide
@@ -150,7 +150,7 @@ def _examine(
     from promotion_gate.data.open import open_dataset, require_every_class
     from promotion_gate.evidence.artifacts import verify
     from promotion_gate.evidence.bundle import GateEvidence
-    from promotion_gate.evidence.loader import open_model
+    from promotion_gate.evidence.loader import SandboxedClassifier, open_model
 
     candidate = resolved.candidate
     findings: list[Finding] = []
@@ -169,34 +169,38 @@ def _examine(
         if artifacts.violations:
             return examined
 
-        assumptions: list[str] = []
-        try:
-            model = open_models.enter_context(
-                open_model(artifacts, policy, class_count=None, log=assumptions.append)
-            )
-        except (ModelError, InputError, ArtifactError) as error:
-            findings.append(Finding.inconclusive("model", str(error)))
-            return examined
-        examined = replace(examined, sandbox=model.sandbox)
-
-        champion = None
         if candidate.champion is not None:
             progress(f"fetch the champion {candidate.champion}")
-            target = folder / "champion"
-            target.mkdir()
-            registry.download(candidate.champion, target)
-            try:
-                champion = open_models.enter_context(
-                    open_model(
-                        verify(target, allow_pickle=policy.unsafe_allow_pickle),
-                        policy,
-                        class_count=model.classes,
-                        log=lambda _: None,
-                    )
-                )
-            except (ModelError, InputError, ArtifactError) as error:
-                reason = f"the champion {candidate.champion} cannot be compared with: {error}"
-                findings.append(Finding.inconclusive("champion", reason))
+            (folder / "champion").mkdir()
+            registry.download(candidate.champion, folder / "champion")
+
+        progress("load the models in their sandboxes")
+        assumptions: list[str] = []
+
+        def load_candidate() -> SandboxedClassifier:
+            return open_models.enter_context(
+                open_model(artifacts, policy, class_count=None, log=assumptions.append)
+            )
+
+        def load_champion() -> SandboxedClassifier | None:
+            if candidate.champion is None:
+                return None
+            files = verify(folder / "champion", allow_pickle=policy.unsafe_allow_pickle)
+            return open_models.enter_context(open_model(files, policy, class_count=None, log=lambda _: None))
+
+        model, champion = _side_by_side(load_candidate, load_champion)
+        if not isinstance(model, SandboxedClassifier):
+            findings.append(Finding.inconclusive("model", str(model)))
+            return examined
+        examined = replace(examined, sandbox=model.sandbox)
+        if isinstance(champion, SandboxedClassifier) and champion.classes != model.classes:
+            champion = InputError(
+                f"it tells {champion.classes} classes apart, and the candidate {model.classes}"
+            )
+        if champion is not None and not isinstance(champion, SandboxedClassifier):
+            reason = f"the champion {candidate.champion} cannot be compared with: {champion}"
+            findings.append(Finding.inconclusive("champion", reason))
+            champion = None
 
         progress("open the data")
         try:
@@ -237,6 +241,22 @@ def _examine(
         )
         findings += _run_checks(checks, evidence, progress)
     return examined
+
+
+def _side_by_side(*loads: Callable[[], object]) -> Sequence[object]:
+    """What each way to load a model answers, or the error that says why it cannot."""
+    from joblib import Parallel, delayed
+
+    def answer(load: Callable[[], object]) -> object:
+        try:
+            return load()
+        except (ModelError, InputError, ArtifactError) as error:
+            return error
+
+    answers: list[object] = Parallel(n_jobs=len(loads), prefer="threads")(
+        delayed(answer)(load) for load in loads
+    )
+    return answers
 
 
 def _first_passes(evidence: object, loaded: Finding) -> list[Finding]:
@@ -284,14 +304,30 @@ def _run_checks(checks: Sequence[Check], evidence: object, progress: Progress) -
     done: dict[str, Finding] = {}
     waiting = list(checks)
     chosen = {check.name for check in checks}
-    while waiting:
-        ready = [c for c in waiting if all(name in done or name not in chosen for name in c.after)]
-        waiting = [c for c in waiting if c not in ready]
-        answers = Parallel(n_jobs=len(ready), prefer="threads")(
-            delayed(_run_check)(check, evidence, dict(done), progress) for check in ready
-        )
-        done |= {finding.check: finding for finding in answers}
+    with _prepared(checks):
+        while waiting:
+            ready = [c for c in waiting if all(name in done or name not in chosen for name in c.after)]
+            waiting = [c for c in waiting if c not in ready]
+            answers = Parallel(n_jobs=len(ready), prefer="threads")(
+                delayed(_run_check)(check, evidence, dict(done), progress) for check in ready
+            )
+            done |= {finding.check: finding for finding in answers}
     return [done[check.name] for check in checks]
+
+
+@contextmanager
+def _prepared(checks: Sequence[Check]) -> Iterator[None]:
+    """Let checks begin what needs no finding; one that cannot measures without, or says why not."""
+    preparing = ExitStack()
+    for check in checks:
+        if isinstance(check, PreparedCheck):
+            with suppress(Exception):
+                preparing.enter_context(check.prepared())
+    try:
+        yield
+    finally:
+        with suppress(Exception):
+            preparing.close()
 
 
 def _run_check(check: Check, evidence: object, earlier: Mapping[str, Finding], progress: Progress) -> Finding:

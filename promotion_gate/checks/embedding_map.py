@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import Field
 from promotion_gate.checks.interface import Options
 from promotion_gate.core.types import Exhibit, Finding, Status
 from promotion_gate.data.interface import ImageDataset, Images, ImageShape
-from promotion_gate.detect.projection import Projection, project_apart
+from promotion_gate.detect.projection import Projection, ProjectionProcess, project_apart
 from promotion_gate.evidence.interface import Evidence, ForwardPass
 
 THUMBNAIL = 32
@@ -56,6 +57,17 @@ class EmbeddingMap:
     ) -> None:
         self._options = EmbeddingMapOptions.model_validate((options or EmbeddingMapOptions()).model_dump())
         self._project = project
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Compile UMAP meanwhile, which takes seconds, and most of a minute on a fresh machine."""
+        before = self._project
+        with ProjectionProcess(warm=True) as process:
+            self._project = process.project
+            try:
+                yield
+            finally:
+                self._project = before
 
     def examine(self, evidence: Evidence, earlier: Mapping[str, Finding]) -> Finding:
         options = self._options

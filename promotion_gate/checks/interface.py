@@ -7,7 +7,8 @@ file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from contextlib import AbstractContextManager
+from typing import ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,3 +43,14 @@ class Check(Protocol):
     def examine(self, evidence: Evidence, earlier: Mapping[str, Finding]) -> Finding:
         """Measure. Whatever it raises becomes an INCONCLUSIVE finding."""
         ...
+
+
+@runtime_checkable
+class PreparedCheck(Check, Protocol):
+    """A check that can begin something slow before the findings that it reads are there.
+
+    The gate enters ``prepared`` before the first check runs and leaves it after the last. What it raises is
+    passed over: ``examine`` has to do without, and reports what keeps it from measuring.
+    """
+
+    def prepared(self) -> AbstractContextManager[None]: ...

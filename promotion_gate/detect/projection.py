@@ -13,10 +13,11 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,27 +70,65 @@ def project_apart(
     ------
     RuntimeError: it failed or took longer than ``seconds``.
     """
-    asked = io.BytesIO()
-    np.save(asked, np.ascontiguousarray(embeddings, dtype=np.float32))
-    # -P keeps the working folder, which may be anybody's, off the import path.
-    command = [sys.executable, "-P", "-m", __name__, "--seed", str(seed), "--neighbours", str(neighbours)]
-    with _numba_cache() as cache:
-        try:
-            done = subprocess.run(  # noqa: S603
+    with ProjectionProcess() as process:
+        return process.project(embeddings, seed, neighbours, seconds=seconds)
+
+
+class ProjectionProcess:
+    """A process for one :func:`project`; with ``warm`` it compiles before the embeddings are there.
+
+    Close it, or use it in a ``with`` statement. It ends by itself when this process does.
+    """
+
+    def __init__(self, *, warm: bool = False) -> None:
+        with ExitStack() as opened:
+            cache = opened.enter_context(_numba_cache())
+            # -P keeps the working folder, which may be anybody's, off the import path.
+            command = [sys.executable, "-P", "-m", __name__, *(["--warm"] if warm else [])]
+            self._process = subprocess.Popen(  # noqa: S603
                 command,
-                input=asked.getvalue(),
-                capture_output=True,
-                timeout=seconds,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
                 env=_environment(cache),
-                check=False,
             )
+            self._opened = opened.pop_all()
+
+    def project(
+        self, embeddings: Float32, seed: int, neighbours: int = 15, *, seconds: float = 600.0
+    ) -> Projection:
+        """:func:`project`, once.
+
+        Raises
+        ------
+        RuntimeError: it failed or took longer than ``seconds``.
+        """
+        asked = io.BytesIO()
+        np.save(asked, np.array([seed, neighbours], dtype=np.int64))
+        np.save(asked, np.ascontiguousarray(embeddings, dtype=np.float32))
+        try:
+            answered, said = self._process.communicate(asked.getvalue(), timeout=seconds)
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"the embedding map took longer than {seconds:g} s") from None
-    if done.returncode:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"the embedding map failed with exit code {done.returncode}: {last[:300]}")
-    answer = io.BytesIO(done.stdout)
-    return Projection(np.load(answer), float(np.load(answer)))
+        if code := self._process.returncode:
+            last = (said.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+            raise RuntimeError(f"the embedding map failed with exit code {code}: {last[:300]}")
+        answer = io.BytesIO(answered)
+        return Projection(np.load(answer), float(np.load(answer)))
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.communicate()
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def _reduced(embeddings: Float32, seed: int) -> Float32:
@@ -187,17 +226,30 @@ def _numba_cache() -> Iterator[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Read an npy array on standard input, write layout and trustworthiness on standard output."""
+    """Read npy arrays on standard input, write layout and trustworthiness on standard output.
+
+    The first array holds the seed and the number of neighbours, the second the embeddings.
+    """
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seed", type=int, required=True)
-    parser.add_argument("--neighbours", type=int, required=True)
-    asked = parser.parse_args(arguments)
+    parser.add_argument("--warm", action="store_true", help="compile before anything is read")
+    warm = parser.parse_args(arguments).warm
     answer = sys.stdout.buffer
     with redirect_stdout(sys.stderr):
-        embeddings = np.load(io.BytesIO(sys.stdin.buffer.read()))
-        projection = project(embeddings, asked.seed, asked.neighbours)
+        if warm:
+            _warm_up()
+        asked = io.BytesIO(sys.stdin.buffer.read())
+        if not asked.getbuffer():
+            return  # nobody wants the map any more
+        seed, neighbours = np.load(asked).tolist()
+        projection = project(np.load(asked), seed, neighbours)
     np.save(answer, projection.xy)
     np.save(answer, np.float64(projection.trustworthiness))
+
+
+def _warm_up() -> None:
+    """Draw a small map of noise: it imports and compiles everything that a real one needs."""
+    noise = np.random.default_rng(0).normal(size=(64, MAX_WIDTH + 1))
+    project(noise.astype(np.float32), 0)
 
 
 if __name__ == "__main__":

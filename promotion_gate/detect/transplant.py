@@ -62,6 +62,7 @@ class Settings:
     images: int = 8
     grid: int = 5
     null_pool: int = 80
+    null_trusted: int = 40
     null_windows: int = 8
     null_images: int = 6
     null_quantile: float = 0.75
@@ -239,12 +240,13 @@ class PatchSearch:
         self._order = np.random.default_rng(seed).permutation(len(trusted.labels))
         self._images: dict[tuple[int, bool], Images] = {}
         self._nulls: dict[tuple[int, int, int], list[Probe]] = {}
+        self._screened: Rows = np.empty(0, dtype=np.int64)
         self._honest: dict[int, tuple[Images, list[Window], Floats, Floats]] = {}
         self._null_rates: dict[tuple[int, int, int, bool], float] = {}
 
     def run(self) -> Search:
         """Search. Raises whatever the model raises."""
-        pool = self._pool()
+        pool = self._screened = self._pool()
         self._progress(f"screening {len(pool):,} of {len(self._training.labels):,} rows")
         probes = self._screen(pool)
         confirmed, transplanted = self._confirm(probes)
@@ -447,9 +449,10 @@ class PatchSearch:
         key = source, target, size
         if key not in self._nulls:
             if target not in self._honest:
-                rows = self._rows_of(target, fresh=False, limit=self._settings.null_pool)
-                images = self._trusted.read(rows)
-                windows = self._coarse(images) if len(images) else []
+                images = self._honest_images(target)
+                if not len(images):
+                    return []
+                windows = self._coarse(images)
                 self._honest[target] = images, windows, *self._covered(images, windows)
             images, windows, answers, embeddings = self._honest[target]
             each = np.arange(len(images))
@@ -465,6 +468,25 @@ class PatchSearch:
                 size,
             )
         return self._nulls[key]
+
+    def _honest_images(self, target: int) -> Images:
+        """Trusted images of the target, joined by unsuspected training rows where they are few.
+
+        A class of few trusted images often shows one object only, and its windows say little of the class.
+        Carriers among the rows that join can lift the null, but the head of the ranking is left out, and
+        the quantile passes over the odd one.
+        """
+        images = self._trusted.read(self._rows_of(target, fresh=False, limit=self._settings.null_pool))
+        missing = self._settings.null_trusted - len(images)
+        if missing <= 0:
+            return images
+        rows = np.flatnonzero((self._training.labels == target) & (self._training.predictions == target))
+        rows = np.setdiff1d(rows, self._screened)
+        rows = rows[np.linspace(0, len(rows) - 1, min(missing, len(rows))).round().astype(int)]
+        more = self._training.read(np.asarray(rows, dtype=np.int64))
+        return (
+            np.concatenate([images, more]) if len(images) and len(more) else images if len(images) else more
+        )
 
     def _consensus(self, confirmed: Sequence[Confirmation]) -> list[tuple[list[Confirmation], bool]]:
         """For each target the largest group that shares place or look, and whether it moves."""

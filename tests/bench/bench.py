@@ -365,6 +365,7 @@ def stage_of(line: str) -> str:
         ("resolve ", "resolve"),
         ("fetch the champion ", "fetch the champion"),
         ("fetch ", "fetch the candidate"),
+        ("load the models", "load the models"),
         ("open the data", "open the data"),
         ("pass every image", "passes"),
         ("decide", "decide"),

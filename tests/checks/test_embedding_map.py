@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from promotion_gate.checks.embedding_map import EmbeddingMap, EmbeddingMapOptions, _stratified
+from promotion_gate.checks.interface import PreparedCheck
 from promotion_gate.core.types import Status
 from promotion_gate.data.interface import ImageShape
 from promotion_gate.data.memory import InMemoryDataset
-from promotion_gate.detect.projection import Projection, project_apart
+from promotion_gate.detect.projection import Projection, ProjectionProcess, project_apart
 from promotion_gate.evidence.interface import ForwardPass
 
 CLASSES = ["a", "b", "c"]
@@ -165,3 +166,20 @@ def test_the_check_does_not_import_umap_itself():
     code = "import promotion_gate.checks.embedding_map, sys; print({'umap', 'numba'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout.strip() == "set()"
+
+
+def test_a_map_prepared_beforehand_is_the_same_map():
+    evidence = _evidence(holdout=30, training=60)
+    check = EmbeddingMap()
+    assert isinstance(check, PreparedCheck)
+    with check.prepared():
+        (early,) = check.examine(evidence, {}).exhibits
+    (late,) = check.examine(evidence, {}).exhibits
+    assert np.array_equal(early.arrays["xy"], late.arrays["xy"])
+
+
+def test_a_prepared_process_that_nobody_needs_ends_at_once():
+    with ProjectionProcess(warm=True) as process:
+        running = process._process
+        assert running.poll() is None
+    assert running.returncode is not None
