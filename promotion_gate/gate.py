@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from promotion_gate import __version__
 from promotion_gate.checks.interface import Check, PreparedCheck
@@ -39,11 +40,15 @@ from promotion_gate.core.types import (
 from promotion_gate.registry.interface import RECORD_FILE, Registry
 from promotion_gate.transition import Actor, Judged, Recorded, promote, record_verdict
 
+if TYPE_CHECKING:
+    from promotion_gate.evidence.loader import SandboxedClassifier
+
 CARD_FILE = "card.html"
 FINDINGS_FILE = "findings.json"
 POLICY_FILE = "policy.toml"
 
 Progress = Callable[[str], None]
+M = TypeVar("M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,7 @@ def _examine(
     from promotion_gate.data.open import open_dataset, require_every_class
     from promotion_gate.evidence.artifacts import verify
     from promotion_gate.evidence.bundle import GateEvidence
-    from promotion_gate.evidence.loader import SandboxedClassifier, open_model
+    from promotion_gate.evidence.loader import open_model
 
     candidate = resolved.candidate
     findings: list[Finding] = []
@@ -189,15 +194,15 @@ def _examine(
             return open_models.enter_context(open_model(files, policy, class_count=None, log=lambda _: None))
 
         model, champion = _side_by_side(load_candidate, load_champion)
-        if not isinstance(model, SandboxedClassifier):
+        if isinstance(model, GateError):
             findings.append(Finding.inconclusive("model", str(model)))
             return examined
         examined = replace(examined, sandbox=model.sandbox)
-        if isinstance(champion, SandboxedClassifier) and champion.classes != model.classes:
+        if champion is not None and not isinstance(champion, GateError) and champion.classes != model.classes:
             champion = InputError(
                 f"it tells {champion.classes} classes apart, and the candidate {model.classes}"
             )
-        if champion is not None and not isinstance(champion, SandboxedClassifier):
+        if isinstance(champion, GateError):
             reason = f"the champion {candidate.champion} cannot be compared with: {champion}"
             findings.append(Finding.inconclusive("champion", reason))
             champion = None
@@ -243,20 +248,20 @@ def _examine(
     return examined
 
 
-def _side_by_side(*loads: Callable[[], object]) -> Sequence[object]:
-    """What each way to load a model answers, or the error that says why it cannot."""
+def _side_by_side(
+    candidate: Callable[[], M], champion: Callable[[], M | None]
+) -> tuple[M | GateError, M | GateError | None]:
+    """What the two ways to load a model answer, or the errors that say why they cannot."""
     from joblib import Parallel, delayed
 
-    def answer(load: Callable[[], object]) -> object:
+    def answer(load: Callable[[], M | None]) -> M | GateError | None:
         try:
             return load()
         except (ModelError, InputError, ArtifactError) as error:
             return error
 
-    answers: list[object] = Parallel(n_jobs=len(loads), prefer="threads")(
-        delayed(answer)(load) for load in loads
-    )
-    return answers
+    one, other = Parallel(n_jobs=2, prefer="threads")([delayed(answer)(candidate), delayed(answer)(champion)])
+    return one, other
 
 
 def _first_passes(evidence: object, loaded: Finding) -> list[Finding]:

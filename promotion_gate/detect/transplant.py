@@ -8,8 +8,9 @@
    they turn into the row's label beyond what covering the same place does, and beyond what same-size
    windows of honest images of that label do, pasted the same way (the null).
 4. **Consensus.** Confirmed rows that share the target and the place or the look of the window make a
-   trigger. Its success rate is then measured on trusted images that had no part in finding it, and every
-   row of the target that the model sees as a stickered source is listed as a carrier.
+   trigger, if most of them are whole, ordinary images of their source once the window is covered. Its
+   success rate is then measured on trusted images that had no part in finding it, and every row of the
+   target that the model sees as a stickered source is listed as a carrier.
 
 The closest published work: SentiNet (Chou et al. 2018, arXiv:1812.00292) transplants salient regions at
 test time; CCA-UD (Guo et al. 2024) anchors clusters of training data on trusted images.
@@ -27,7 +28,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from promotion_gate.detect.anchor import class_similarities
+from promotion_gate.detect.anchor import class_similarities, leave_one_out_anchor
 from promotion_gate.detect.statistics import wilson_interval
 from promotion_gate.detect.windows import Images, Window, near, occluded, pasted, spread
 
@@ -69,6 +70,8 @@ class Settings:
     confirm_rate: float = 0.35
     consensus: int = 3
     established_rate: float = 0.25
+    ordinary_quantile: float = 0.98
+    ordinary_share: float = 0.5
     fresh_images: int = 100
     same_place: float = 2 / 32
     same_look: float = 0.5
@@ -97,13 +100,18 @@ class TrustedSet:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """The window that holds a row's label up, and the class that shows when it is covered."""
+    """The window that holds a row's label up, and the class that shows when it is covered.
+
+    ``ordinary`` says that the covered row lies no farther from trusted images of that class than they do
+    from each other: under a sticker there is a whole image, under a natural part there is a gap.
+    """
 
     row: int
     label: int
     window: Window
     drop: float
     source: int
+    ordinary: bool
     patch: Images = field(repr=False, compare=False)
 
 
@@ -142,7 +150,8 @@ class Trigger:
 
     ``sources`` maps each source class to its confirmed rows, most frequent first. ``flips`` was measured
     on fresh trusted images of the first source, with ``low`` and ``high`` the ends of its rate's 95 %
-    Wilson interval; it is ``established`` when ``low`` clears the null. ``moving`` says that the confirmed
+    Wilson interval; it is ``established`` when ``low`` clears the null
+    and trusted images of the target were there to make one. ``moving`` says that the confirmed
     rows agree on the look of the window and not on its place. ``carriers`` are training rows, the confirmed
     ones first.
     """
@@ -240,6 +249,7 @@ class PatchSearch:
         self._order = np.random.default_rng(seed).permutation(len(trusted.labels))
         self._images: dict[tuple[int, bool], Images] = {}
         self._nulls: dict[tuple[int, int, int], list[Probe]] = {}
+        self._reach: dict[int, float] = {}
         self._screened: Rows = np.empty(0, dtype=np.int64)
         self._honest: dict[int, tuple[Images, list[Window], Floats, Floats]] = {}
         self._null_rates: dict[tuple[int, int, int, bool], float] = {}
@@ -251,7 +261,8 @@ class PatchSearch:
         probes = self._screen(pool)
         confirmed, transplanted = self._confirm(probes)
         self._progress(f"{len(confirmed)} of {transplanted} transplants confirmed")
-        triggers = [self._measure(group, moving) for group, moving in self._consensus(confirmed)]
+        groups = [(g, moving) for g, moving in self._consensus(confirmed) if self._is_implanted(g)]
+        triggers = [self._measure(group, moving) for group, moving in groups]
         return Search(
             tuple(sorted(triggers, key=lambda t: (not t.established, -len(t.confirmed)))),
             pool,
@@ -339,7 +350,7 @@ class PatchSearch:
             fine = [near(w, chunk.shape[1], chunk.shape[2], sizes, reach, step) for w in around[part]]
             before = self._model(chunk)[0]
             covered = [occluded(image, windows) for image, windows in zip(chunk, fine, strict=True)]
-            answers = self._model(np.concatenate(covered))[0]
+            answers, embeddings = self._model(np.concatenate(covered))
             ends = np.cumsum([len(windows) for windows in fine])
             for offset, answer in enumerate(np.split(answers, ends[:-1])):
                 label = int(of[offset])
@@ -352,8 +363,21 @@ class PatchSearch:
                 window = fine[offset][chosen]
                 patch = chunk[offset][window.slices].copy()
                 row = int(rows[start + offset])
-                probes.append(Probe(row, label, window, drop, int(others.argmax()), patch))
+                source = int(others.argmax())
+                at = ends[offset] - len(answer) + chosen
+                ordinary = self._is_ordinary(embeddings[at], source)
+                probes.append(Probe(row, label, window, drop, source, ordinary, patch))
         return probes
+
+    def _is_ordinary(self, embedding: Floats, source: int) -> bool:
+        if not self._reach:
+            distances = leave_one_out_anchor(self._trusted.embeddings, self._trusted.labels)
+            right = self._trusted.predictions == self._trusted.labels
+            for label in np.unique(self._trusted.labels[right]).tolist():
+                own = distances[right & (self._trusted.labels == label)]
+                self._reach[label] = float(np.quantile(own, self._settings.ordinary_quantile))
+        distance = self._distance(embedding[None], np.array([source], dtype=np.int64))[0]
+        return bool(distance <= self._reach.get(source, 0.0))
 
     def _of(self, label: int, *, fresh: bool = False) -> Images:
         """Correctly classified trusted images of a class; the fresh half is never searched on."""
@@ -500,6 +524,11 @@ class PatchSearch:
                 groups.append((group, moving))
         return groups
 
+    def _is_implanted(self, group: Sequence[Confirmation]) -> bool:
+        """Whether most of the rows are whole images of their source once the window is covered."""
+        ordinary = sum(c.probe.ordinary for c in group)
+        return ordinary >= max(self._settings.consensus, self._settings.ordinary_share * len(group))
+
     def _same_place(self, a: Confirmation, b: Confirmation) -> bool:
         images = self._of(a.probe.source)
         side = min(images.shape[1], images.shape[2])
@@ -537,7 +566,9 @@ class PatchSearch:
             flips,
             low,
             high,
-            low - exemplar.null_rate >= self._settings.established_rate,
+            # Without honest images of the target nobody can say what its natural parts do.
+            low - exemplar.null_rate >= self._settings.established_rate
+            and len(self._of(probe.label)) >= self._settings.first_images,
             exemplar.null_rate,
             moving,
             carriers,

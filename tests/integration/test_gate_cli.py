@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from junitparser import Failure, JUnitXml
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 CLASSES = ("red", "green", "blue")
 PROJECT = Path(__file__).parents[2] / "mlflow_project"
