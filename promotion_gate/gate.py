@@ -326,12 +326,12 @@ def _prepared(checks: Sequence[Check]) -> Iterator[None]:
     preparing = ExitStack()
     for check in checks:
         if isinstance(check, PreparedCheck):
-            with suppress(Exception):
+            with suppress(Exception, SystemExit):
                 preparing.enter_context(check.prepared())
     try:
         yield
     finally:
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             preparing.close()
 
 

@@ -369,6 +369,20 @@ class NotANumber(Plugin):
         return Finding(self.name, Status.MEASURED, "fine", {"readings": float("nan")})
 
 
+class LeavingEarly(Plugin):
+    @contextlib.contextmanager
+    def prepared(self):
+        raise SystemExit(0)
+        yield
+
+
+class LeavingLate(Plugin):
+    @contextlib.contextmanager
+    def prepared(self):
+        yield
+        raise SystemExit(0)
+
+
 class AfterItself(Plugin):
     after = ("plugin",)
 
@@ -414,7 +428,10 @@ def test_a_required_check_that_misbehaves_holds(store, data, examine, install, k
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize(("kind", "required"), [(Plugin, "true"), (Crashing, "false")])
+@pytest.mark.parametrize(
+    ("kind", "required"),
+    [(Plugin, "true"), (Crashing, "false"), (LeavingEarly, "true"), (LeavingLate, "true")],
+)
 def test_a_check_in_order_or_one_not_required_holds_nothing(store, data, examine, install, kind, required):
     install(kind)
     assert examine(store, policy_of(data, with_plugin(required))).verdict.outcome is Outcome.PROMOTE
@@ -440,6 +457,17 @@ def test_a_policy_that_names_what_is_not_there_is_refused_before_anything(store,
         examine(store, policy_of(data, checks))
     assert caught.value.exit_code == 2
     assert gate_runs(store) == []
+
+
+def test_a_check_that_leaves_on_import_is_refused(store, data, examine, monkeypatch, tmp_path):
+    from promotion_gate.checks import registry
+
+    (tmp_path / "leaving_check.py").write_text("raise SystemExit(0)")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("plugin", "leaving_check:Check", registry.GROUP)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [point])
+    with pytest.raises(PolicyError, match=r"the check 'plugin' .* cannot be loaded"):
+        examine(store, policy_of(data))
 
 
 def test_a_check_that_waits_for_itself_is_refused(store, data, examine, install):

@@ -37,7 +37,7 @@ class PatchTransplantOptions(Options):
 
     confirm_rate: float = Field(default=0.35, gt=0, lt=1)
     consensus: int = Field(default=3, ge=2)
-    suspects: int = Field(default=160, ge=10, le=5000)
+    suspects: int = Field(default=144, ge=10, le=5000)
 
 
 class PatchTransplant:
