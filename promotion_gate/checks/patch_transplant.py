@@ -46,7 +46,7 @@ class PatchTransplant:
     name: ClassVar[str] = "patch-transplant"
     metrics: ClassVar[Mapping[str, str]] = {
         "triggers": "patch triggers recovered, their success on fresh trusted images clear of chance",
-        "suspected_triggers": "patch triggers that rows agree on, too weak on fresh images to be sure of",
+        "suspected_triggers": "patch triggers that rows agree on, weak on fresh images or shared with the champion",
         "confirmed_rows": "training rows whose window was confirmed for the leading trigger",
         "carriers": "training rows that carry the leading trigger",
         "attack_success_rate": "share of fresh trusted images of the source that the leading trigger turns",
@@ -143,6 +143,10 @@ def _finding(name: str, search: Search, evidence: Evidence, training: ImageDatas
         f"a patch turns {lead['source']} into {lead['target']} on {lead['attack_success_rate']:.0%} of"
         f" {lead['images_tried']} fresh trusted images; {lead['carriers_found']} training rows carry it"
     )
+    if not search.triggers[0].established:
+        summary = f"suspected, not established: {summary}"
+        if (shared := lead["champion_rate"]) is not None and shared > lead["attack_success_rate"] / 2:
+            summary += f"; the champion does the same on {shared:.0%}: a natural part, or both are poisoned"
     return Finding(
         name,
         Status.MEASURED,

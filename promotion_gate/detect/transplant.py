@@ -150,10 +150,9 @@ class Trigger:
 
     ``sources`` maps each source class to its confirmed rows, most frequent first. ``flips`` was measured
     on fresh trusted images of the first source, with ``low`` and ``high`` the ends of its rate's 95 %
-    Wilson interval; it is ``established`` when ``low`` clears the null
-    and trusted images of the target were there to make one. ``moving`` says that the confirmed
-    rows agree on the look of the window and not on its place. ``carriers`` are training rows, the confirmed
-    ones first.
+    Wilson interval. It is ``established`` when ``low`` clears the null, trusted images of the target were
+    there to make one, and the champion does not do the same. ``moving`` says that the confirmed rows agree
+    on the look of the window and not on its place. ``carriers`` are training rows, the confirmed ones first.
     """
 
     target: int
@@ -262,7 +261,8 @@ class PatchSearch:
         confirmed, transplanted = self._confirm(probes)
         self._progress(f"{len(confirmed)} of {transplanted} transplants confirmed")
         groups = [(g, moving) for g, moving in self._consensus(confirmed) if self._is_implanted(g)]
-        triggers = [self._measure(group, moving) for group, moving in groups]
+        measured = [self._measure(group, moving) for group, moving in groups]
+        triggers = [t for t in measured if t.high >= self._settings.confirm_rate]
         return Search(
             tuple(sorted(triggers, key=lambda t: (not t.established, -len(t.confirmed)))),
             pool,
@@ -566,9 +566,7 @@ class PatchSearch:
             flips,
             low,
             high,
-            # Without honest images of the target nobody can say what its natural parts do.
-            low - exemplar.null_rate >= self._settings.established_rate
-            and len(self._of(probe.label)) >= self._settings.first_images,
+            self._is_established(probe.label, flips, low - exemplar.null_rate),
             exemplar.null_rate,
             moving,
             carriers,
@@ -576,6 +574,16 @@ class PatchSearch:
             rows,
             answers,
         )
+
+    def _is_established(self, target: int, flips: Flips, clear_of_null: float) -> bool:
+        """Whether the trigger is beyond doubt; one that is not is still reported.
+
+        Without honest images of the target nobody can say what its natural parts do. A patch that turns the
+        champion as well is a natural part, or both models are poisoned: a person has to look.
+        """
+        shared = flips.champion_rate is not None and flips.champion_rate > flips.rate / 2
+        enough = len(self._of(target)) >= self._settings.first_images
+        return clear_of_null >= self._settings.established_rate and enough and not shared
 
     def _carriers(self, group: Sequence[Confirmation], flipped: Floats, sources: set[int]) -> tuple[int, ...]:
         """Rows of the target that lie nearer to stickered sources than to honest images of the target,

@@ -232,8 +232,8 @@ def policy_text(checks: Sequence[str]) -> str:
     return "\n".join([*lines, ""])
 
 
-def prepare(folder: Path, data: Path, cache: Path, every: int) -> int:
-    """Data sets and a registry with champion and candidate in ``folder``; returns the number of images.
+def prepare_child(folder: Path, data: Path, cache: Path, every: int) -> None:
+    """Put data sets and a registry with champion and candidate into ``folder``; print the number of images.
 
     The models are trained on every third frame of the training tracks, which is enough, once; the gate is
     given every ``every``-th.
@@ -257,7 +257,7 @@ def prepare(folder: Path, data: Path, cache: Path, every: int) -> int:
         with mlflow.start_run(run_name=name):
             _register(member.model, images.holdout.images[:2], gtsrb.CLASS_NAMES, MODEL)
     mlflow.MlflowClient(uri).set_registered_model_alias(MODEL, "production", "1")
-    return len(images.training) + len(images.holdout)
+    print(len(images.training) + len(images.holdout))
 
 
 def gate_child(folder: Path, policy: str) -> None:
@@ -265,7 +265,7 @@ def gate_child(folder: Path, policy: str) -> None:
     from promotion_gate.core.keys import own_keyring
     from promotion_gate.core.policy import load_policy
     from promotion_gate.core.record import whoami
-    from promotion_gate.gate import run_gate
+    from promotion_gate.gate import run_gate, verdict_line
     from promotion_gate.registry.mlflow import MlflowRegistry
     from promotion_gate.transition import Actor
 
@@ -289,6 +289,7 @@ def gate_child(folder: Path, policy: str) -> None:
     )
     told = {
         "verdict": str(run.verdict.outcome),
+        "reason": verdict_line(run.verdict),
         "card": len(run.card),
         "findings": [
             {"check": f.check, "seconds": f.seconds, "status": str(f.status), "summary": f.summary,
@@ -392,25 +393,32 @@ def gate(folder: Path, policy: str) -> Gated:
     return Gated(started, time.monotonic(), [(e["at"], e["line"]) for e in told[:-1]], told[-1], tree)
 
 
-def reference_pass(folder: Path, cache: Path, data: Path) -> dict[str, float]:
-    command = [sys.executable, __file__, "--pass", str(folder), str(cache), str(data)]
-    environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    measured: dict[str, float] = json.loads(done.stdout)
-    return measured
+def child(*arguments: object, environment: dict[str, str] | None = None) -> Any:
+    """What this module prints last, as JSON, when it is run with other arguments."""
+    command = [sys.executable, __file__, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{arguments[0]} ended with {done.returncode}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def reference_pass(folder: Path, cache: Path, data: Path) -> Seconds:
+    one_thread = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
+    return Seconds(**child("--pass", folder, cache, data, environment=one_thread))
 
 
 def bench_gate(table: Table, data: Path, cache: Path, every: int, checks: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="gate-bench-") as name:
         folder = Path(name)
-        images = prepare(folder, data, cache, every)
+        table.section("Gate: images and models are prepared; the models are trained at the first run alone")
+        images = child("--prepare", folder, data, cache, every)
         (folder / "gate.toml").write_text(policy_text(checks))
         (folder / "patch.toml").write_text(policy_text(["patch-transplant"]))
         before = reference_pass(folder, cache, data)
         whole = gate(folder, "gate.toml")
         after = reference_pass(folder, cache, data)
         alone = gate(folder, "patch.toml")
-    passes = {key: (before[key] + after[key]) / 2 for key in before}
+    passes = Seconds((before.wall + after.wall) / 2, (before.cpu + after.cpu) / 2)
     table.section(f"Gate on {images:,} images of {CLASSES} classes, {len(checks)} checks; {machine()}")
     report_gate(table, whole, passes)
     report_transplant(table, alone, passes, images)
@@ -426,8 +434,8 @@ def bench_gate(table: Table, data: Path, cache: Path, every: int, checks: Sequen
     )
 
 
-def report_gate(table: Table, run: Gated, passes: dict[str, float]) -> None:
-    wall, cpu = passes["wall"], passes["cpu"]
+def report_gate(table: Table, run: Gated, passes: Seconds) -> None:
+    wall, cpu = passes.wall, passes.cpu
     limit = PASSES * wall + GATE_SECONDS
     table.add("one plain forward pass", f"{wall:.1f} s wall, {cpu:.1f} s CPU")
     table.add(
@@ -436,6 +444,7 @@ def report_gate(table: Table, run: Gated, passes: dict[str, float]) -> None:
         f"<= {PASSES} passes + {GATE_SECONDS} s = {limit:.1f} s",
         run.wall <= limit,
     )
+    table.add("  verdict", "", f"{run.told['reason']:.120}")
     table.add("gate / pass", f"{run.wall / wall:.2f} wall, {run.cpu / cpu:.2f} CPU")
     for name, start, end in run.stages():
         used = run.tree.cpu_between(start, end)
@@ -446,7 +455,7 @@ def report_gate(table: Table, run: Gated, passes: dict[str, float]) -> None:
             table.add(f"    {finding['check']}", f"{finding['seconds']:.1f} s beside the others", told)
 
 
-def report_transplant(table: Table, alone: Gated, passes: dict[str, float], images: int) -> None:
+def report_transplant(table: Table, alone: Gated, passes: Seconds, images: int) -> None:
     effort = alone.of_check("patch-transplant").get("effort")
     if effort is None:
         table.add("patch-transplant", "measured nothing")
@@ -455,7 +464,7 @@ def report_transplant(table: Table, alone: Gated, passes: dict[str, float], imag
     forwards = effort["forwards"] + effort["champion_forwards"]
     table.add(
         "patch-transplant alone",
-        f"{used:.1f} CPU-s, {used / passes['cpu']:.2f} passes",
+        f"{used:.1f} CPU-s, {used / passes.cpu:.2f} passes",
     )
     table.add("  images forwarded", f"{forwards:,}, {forwards / images:.2f} passes")
 
@@ -582,9 +591,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="a sixth of the images, fewer rounds")
     parser.add_argument("--only", choices=("start", "rollback", "gate"), help="one part alone")
     parser.add_argument("--without", nargs="*", default=[], metavar="CHECK", help="leave checks out")
+    parser.add_argument("--prepare", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--gate", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--pass", nargs=3, type=Path, dest="reference", help=argparse.SUPPRESS)
     asked = parser.parse_args(arguments)
+    if asked.prepare:
+        folder, data, cache = map(Path, asked.prepare[:3])
+        return prepare_child(folder, data, cache, int(asked.prepare[3]))
     if asked.gate:
         return gate_child(Path(asked.gate[0]), asked.gate[1])
     if asked.reference:

@@ -118,11 +118,11 @@ def test_the_place_decides_whether_a_trigger_moves():
     assert search(colour_model(source=3), *poisoned(anywhere)[:2]).triggers[0].moving
 
 
-def test_a_poisoned_champion_does_not_blind_the_search():
+def test_a_champion_with_the_same_backdoor_leaves_the_trigger_for_a_person():
     images, labels, rows = poisoned(fixed)
     same = colour_model(source=3)
     trigger = search(same, images, labels, champion=same).triggers[0]
-    assert trigger.established
+    assert not trigger.established
     assert trigger.flips.champion_rate == 1
     assert set(trigger.carriers) == set(rows.tolist())
 
