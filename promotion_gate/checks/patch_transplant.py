@@ -46,7 +46,7 @@ class PatchTransplant:
     name: ClassVar[str] = "patch-transplant"
     metrics: ClassVar[Mapping[str, str]] = {
         "triggers": "patch triggers recovered, their success on fresh trusted images clear of chance",
-        "suspected_triggers": "patch triggers that rows agree on, weak on fresh images or shared with the champion",
+        "suspected_triggers": "patch triggers that rows agree on, weak on fresh images or the champion's too",
         "confirmed_rows": "training rows whose window was confirmed for the leading trigger",
         "carriers": "training rows that carry the leading trigger",
         "attack_success_rate": "share of fresh trusted images of the source that the leading trigger turns",
