@@ -13,14 +13,14 @@ demo: $(READY)
 	@$(BIN)/promotion-gate demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not integration"
-	$(BIN)/python -m pytest -m integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m integration
 
 test-quick: $(READY)
-	$(BIN)/python -m pytest -m "not integration"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration"
 
 test-integration: $(READY)
-	$(BIN)/python -m pytest -m integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m integration
 
 lint: $(READY)
 	$(BIN)/ruff check
