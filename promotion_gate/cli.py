@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(arguments)
     handler: Callable[[argparse.Namespace], int] = args.handler
     try:
+        _refuse_undecodable(args)
         return int(handler(args))
     except GateError as error:
         from promotion_gate.operators import error_line
@@ -45,6 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output is gone; keep the interpreter from complaining on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return int(ExitCode.DONE)
+    except OSError as error:
+        # A full disk, a temporary folder that is not there: trouble of this machine, not a verdict.
+        from promotion_gate.operators import plain
+
+        print(f"promotion-gate: this machine cannot go on: {plain(str(error), 300)}", file=sys.stderr)
+        return int(ExitCode.USAGE)
+
+
+def _refuse_undecodable(args: argparse.Namespace) -> None:
+    """Only paths may hold bytes that are no text: names and reasons go to the registry and into history."""
+    for name, value in vars(args).items():
+        if isinstance(value, str):
+            try:
+                value.encode()
+            except UnicodeEncodeError:
+                raise UsageError(f"the argument {name} is not valid text: {value!r:.80}") from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import numpy as np
+
 from promotion_gate import __version__
 from promotion_gate.checks.interface import Check, PreparedCheck
 from promotion_gate.checks.registry import chosen_checks
@@ -37,15 +39,22 @@ from promotion_gate.core.types import (
     Status,
     Verdict,
 )
+from promotion_gate.evidence.interface import ForwardPass
 from promotion_gate.registry.interface import RECORD_FILE, Registry
 from promotion_gate.transition import Actor, Judged, Recorded, promote, record_verdict
 
 if TYPE_CHECKING:
+    from promotion_gate.evidence.bundle import GateEvidence
     from promotion_gate.evidence.loader import SandboxedClassifier
 
 CARD_FILE = "card.html"
 FINDINGS_FILE = "findings.json"
 POLICY_FILE = "policy.toml"
+
+ASKED_ALONE = 32
+"""How many holdout images are passed through the candidate a second time, one at a time."""
+UNSTEADY = 0.1
+"""By how much a probability may differ then; rounding in another order stays far below."""
 
 Progress = Callable[[str], None]
 M = TypeVar("M")
@@ -125,7 +134,7 @@ def run_gate(
     except BaseException:
         _close_failed(registry, run_id)
         raise
-    return GateRun(report, card, findings, _filed(registry, run_id, recorded))
+    return GateRun(report, card, findings, _filed(registry, report, recorded))
 
 
 def _resolve(registry: Registry, model_uri: str, policy: Policy) -> _Resolved:
@@ -198,10 +207,8 @@ def _examine(
             findings.append(Finding.inconclusive("model", str(model)))
             return examined
         examined = replace(examined, sandbox=model.sandbox)
-        if champion is not None and not isinstance(champion, GateError) and champion.classes != model.classes:
-            champion = InputError(
-                f"it tells {champion.classes} classes apart, and the candidate {model.classes}"
-            )
+        if champion is not None and not isinstance(champion, GateError):
+            champion = _different_classes(champion, model, policy) or champion
         if isinstance(champion, GateError):
             reason = f"the champion {candidate.champion} cannot be compared with: {champion}"
             findings.append(Finding.inconclusive("champion", reason))
@@ -264,6 +271,25 @@ def _side_by_side(
     return one, other
 
 
+def _different_classes(
+    champion: SandboxedClassifier, model: SandboxedClassifier, policy: Policy
+) -> InputError | None:
+    """Why the two models' logits do not stand for the same classes.
+
+    Where the policy names no classes, the candidate's own names tell which logit is which. Were they in
+    another order than the champion's, the candidate would look right and the champion wrong, and a server
+    that keeps the champion's order would answer with the wrong names.
+    """
+    if champion.classes != model.classes:
+        return InputError(f"it tells {champion.classes} classes apart, and the candidate {model.classes}")
+    if policy.data.class_names is None and champion.class_names != model.class_names:
+        return InputError(
+            "it does not carry the same class names in the same order as the candidate",
+            "set data.class_names in the policy to the names in order of the logits",
+        )
+    return None
+
+
 def _first_passes(evidence: object, loaded: Finding) -> list[Finding]:
     """Every image once through candidate and champion, side by side; says whether data and model held."""
     from joblib import Parallel, delayed
@@ -296,10 +322,31 @@ def _first_passes(evidence: object, loaded: Finding) -> list[Finding]:
         f for f in Parallel(n_jobs=2, prefer="threads")([delayed(candidate)(), delayed(champion)()]) if f
     ]
     if all(f.check != "model" for f in found):
-        found.insert(0, loaded)
+        read = any(f.check == "inputs" and f.status is Status.MEASURED for f in found)
+        found.insert(0, _steady(evidence, loaded) if read else loaded)
     if all(f.check != "inputs" for f in found):
         found.append(Finding.inconclusive("inputs", "not all images were read, because the model failed"))
     return found
+
+
+def _steady(evidence: GateEvidence, loaded: Finding) -> Finding:
+    """Ask again about a few trusted images, one at a time: an answer must not hang on its neighbours.
+
+    A model that reads the rest of its batch can behave while it is measured and not where it serves.
+    """
+    rows = np.unique(np.linspace(0, len(evidence.holdout) - 1, ASKED_ALONE).astype(np.int64))
+    together = evidence.holdout_pass
+    before = ForwardPass(together.logits[rows], together.embeddings[rows]).probabilities()
+    try:
+        images = evidence.holdout.read(rows, evidence.model.shape)
+        alone = [evidence.model.forward(image[None]).probabilities()[0] for image in images]
+    except (ModelError, InputError) as error:
+        return Finding.inconclusive("model", str(error), **loaded.detail)
+    changed = int((np.abs(np.stack(alone) - before).max(axis=1) > UNSTEADY).sum())
+    if not changed:
+        return loaded
+    reason = f"{changed} of {len(rows)} images get another answer alone than in a batch: call model.eval()"
+    return Finding.inconclusive("model", f"{reason} before logging it", **loaded.detail)
 
 
 def _run_checks(checks: Sequence[Check], evidence: object, progress: Progress) -> list[Finding]:
@@ -342,6 +389,7 @@ def _run_check(check: Check, evidence: object, earlier: Mapping[str, Finding], p
         finding = check.examine(evidence, earlier)  # type: ignore[arg-type]
         if finding.check != check.name:
             finding = Finding.inconclusive(check.name, f"the check reported as {finding.check!r}")
+        finding = replace(finding, metrics={name: float(value) for name, value in finding.metrics.items()})
     except GateError as error:
         finding = Finding.inconclusive(check.name, str(error))
     except MemoryError:
@@ -435,9 +483,6 @@ def _log(registry: Registry, report: Report, card: bytes, findings: bytes) -> No
             for name, value in finding.metrics.items()
         },
     )
-    ref = report.candidate.ref
-    registry.set_version_tag(ref, "promotion_gate.run_id", run_id)
-    registry.set_version_tag(ref, "promotion_gate.outcome", report.verdict.outcome.value)
 
 
 def _conclude(
@@ -477,13 +522,17 @@ def verdict_line(verdict: Verdict) -> str:
     return "; ".join(dict.fromkeys(lines)) or "no bound of the policy could be applied"
 
 
-def _filed(registry: Registry, run_id: str, recorded: Recorded) -> Recorded:
+def _filed(registry: Registry, report: Report, recorded: Recorded) -> Recorded:
     """Put the record with the run's papers and close the run.
 
     The verdict stands in history by now, and production may have moved: trouble here is a note, not an error.
+    Only now do the version's tags point here: a promotion that failed leaves none behind.
     """
+    run_id = report.gate_run_id
     try:
         registry.log_file(run_id, RECORD_FILE, recorded.envelope)
+        registry.set_version_tag(report.candidate.ref, "promotion_gate.run_id", run_id)
+        registry.set_version_tag(report.candidate.ref, "promotion_gate.outcome", report.verdict.outcome.value)
         registry.finish_run(run_id)
     except RegistryError as error:
         note = f"the verdict is in the history, but gate run {run_id} could not be closed: {error}"

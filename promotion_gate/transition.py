@@ -241,8 +241,8 @@ def rollback(
 ) -> Recorded:
     """Move the production alias back to the last good version, or to version ``to``.
 
-    Good is a version that was promoted, was not rolled back from since, whose record is signed by a
-    trusted key and whose artifacts still have the digest in it. ``to`` may have been rolled back from.
+    Good is a version that was promoted, was neither rejected nor rolled back from since, whose record is
+    signed by a trusted key and whose artifacts still have the digest in it. ``to`` may have been either.
 
     Raises
     ------
@@ -553,6 +553,9 @@ def _go_back_to(
         return ModelRef(name, to), _verified_digest(registry, name, to, events, alias, actor), []
     skipped = []
     for version in good_versions(events, alias, current):
+        if _rejected_since(registry, version, events, actor):
+            skipped.append(f"{name}/{version} passed over: it was rejected since; '--to {version}' insists")
+            continue
         try:
             digest = _verified_digest(registry, name, version, events, alias, actor)
         except (ArtifactError, SigningError, NotInRegistry) as error:
@@ -561,6 +564,18 @@ def _go_back_to(
             return ModelRef(name, version), digest, skipped
     what = f"{name!r} has no earlier good version to go back to; nothing was moved"
     raise RegistryConflict(what, "; ".join(skipped))
+
+
+def _rejected_since(registry: Registry, version: int, events: Sequence[Event], actor: Actor) -> bool:
+    """Whether the last word on a version is a rejection; one that anybody could have forged is none."""
+    last = _last_verdict(events, version)
+    if last is None or last.pointer.action != "reject":
+        return False
+    try:
+        _read_record(registry, last, actor.keys.trusted)
+    except SigningError:
+        return False
+    return True
 
 
 def good_versions(events: Sequence[Event], alias: str, current: int | None) -> list[int]:

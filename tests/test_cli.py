@@ -78,6 +78,40 @@ def test_no_arguments_and_unknown_ones_are_wrong_usage(capsys):
 
 
 @pytest.mark.parametrize(
+    "arguments",
+    [
+        ("history", "signs\udcff"),
+        ("status", "signs\udcff"),
+        ("approve", "signs\udcff/1", "--reason", "x"),
+        ("reject", "signs/1", "--reason", "\udcff"),
+        ("run", "models:/signs\udcff/1"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(capsys, arguments):
+    code, line = refused(capsys, *arguments, "--tracking-uri", NOBODY)
+    assert code == 2
+    assert "is not valid text" in line
+
+
+@pytest.mark.parametrize("option", ["--tracking-uri", "--registry-uri"])
+def test_a_uri_that_cannot_be_read_is_one_line(capsys, option):
+    code, line = refused(capsys, "history", "signs", "--tracking-uri", NOBODY, option, "http://[bad")
+    assert code in (2, 5)
+    assert "Invalid IPv6 URL" in line or NOBODY[7:] in line
+
+
+def test_a_machine_without_a_temporary_folder_is_one_line(store, capsys, monkeypatch):
+    def nowhere(*args, **kwargs):
+        raise FileNotFoundError(2, "No usable temporary directory\x1b[2J")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", nowhere)
+    code, line = refused(capsys, "run", "models:/signs/1", "--quiet", "--tracking-uri", store)
+    assert code == 2
+    assert "this machine cannot go on" in line
+    assert "\x1b" not in line
+
+
+@pytest.mark.parametrize(
     ("content", "said"),
     [
         (None, "cannot read the policy gate.toml"),

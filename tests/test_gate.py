@@ -627,7 +627,7 @@ def test_a_training_set_that_does_not_fit_holds_too(store, examine, tmp_path, da
 
 
 @pytest.mark.usefixtures("in_process")
-@pytest.mark.parametrize("moment", ["log_metrics", "set_version_tag", "events"])
+@pytest.mark.parametrize("moment", ["log_metrics", "log_file", "events"])
 def test_bytes_changed_after_the_review_are_not_promoted(store, data, examine, moment):
     def tamper(number, name):
         if name == moment:

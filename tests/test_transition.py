@@ -197,6 +197,18 @@ def test_a_changed_version_is_passed_over_and_said(store, actor):
     assert any("signs/2 passed over" in note and "changed" in note for note in told.notes)
 
 
+def test_a_version_rejected_since_is_passed_over_unless_it_is_named(store, actor):
+    for version in (1, 2, 3):
+        promote(store, actor, version)
+    verdict = judged(store, 2, Outcome.REJECT)
+    rejected = transition.record_verdict(MemoryRegistry(store), verdict, actor=actor)
+    assert rejected.record.action == "reject"
+    told = rollback(store, actor)
+    assert in_production(store) == 1
+    assert any("signs/2 passed over: it was rejected since" in note for note in told.notes)
+    assert rollback(store, actor, to=2).record.ref == ref(2)
+
+
 def test_a_changed_version_is_refused_when_named(store, actor):
     for version in (1, 2):
         promote(store, actor, version)

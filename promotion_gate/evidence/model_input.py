@@ -48,10 +48,10 @@ def read_input(manifest: Mapping[str, Any], override: ModelInput) -> InputSpec:
             "input_mean": [0.485, 0.456, 0.406], # then this is taken off
             "input_std": [0.229, 0.224, 0.225],  # and this divided by
             "class_names": ["stop", "yield"],    # in order of the logits
-            "embedding_layer": "classifier.4",   # whose input is the embedding
         })
 
-    The policy's ``[input]`` table wins over both.
+    The policy's ``[input]`` table wins over both. It alone names another embedding layer: a candidate that
+    chose its own could show the checks a layer where its poison does not stand out.
 
     Raises
     ------
@@ -83,7 +83,7 @@ def read_input(manifest: Mapping[str, Any], override: ModelInput) -> InputSpec:
         scale=scale,
         mean=mean,
         std=std,
-        embedding_layer=override.embedding_layer or _text(metadata, "embedding_layer"),
+        embedding_layer=override.embedding_layer,
         class_names=_names(metadata),
         assumed=tuple(assumed),
     )
@@ -163,13 +163,6 @@ def _one_of(metadata: Mapping[str, Any], key: str, allowed: Sequence[str]) -> st
     value = metadata.get(key)
     if value is not None and value not in allowed:
         raise _wrong(key, " or ".join(allowed))
-    return value
-
-
-def _text(metadata: Mapping[str, Any], key: str) -> str | None:
-    value = metadata.get(key)
-    if value is not None and not (isinstance(value, str) and 0 < len(value) <= 500):
-        raise _wrong(key, "a short text")
     return value
 
 

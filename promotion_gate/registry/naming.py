@@ -61,8 +61,16 @@ def lock_name(name: str) -> str:
 
 
 def host_of(uri: str) -> str:
-    """A tracking URI as it may be shown: without user, password, query and fragment."""
-    parts = urlsplit(uri)
+    """A tracking URI as it may be shown: without user, password, query and fragment.
+
+    Raises
+    ------
+    UsageError: it is no URI.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError as error:
+        raise UsageError(f"not a tracking or registry URI: {error}") from None
     if not parts.netloc:
         return uri.partition("?")[0]
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")

@@ -33,9 +33,9 @@ def test_says_what_it_had_to_assume() -> None:
 
 
 def test_the_policy_wins_over_the_metadata() -> None:
-    model = manifest(input_scale=255.0, input_mean=[0.5, 0.5, 0.5], input_std=0.2, embedding_layer="a")
+    model = manifest(input_scale=255.0, input_mean=[0.5, 0.5, 0.5], input_std=0.2)
     spec = read_input(model, ModelInput())
-    assert (spec.scale, spec.mean, spec.std, spec.embedding_layer) == (255.0, (0.5, 0.5, 0.5), (0.2,), "a")
+    assert (spec.scale, spec.mean, spec.std, spec.embedding_layer) == (255.0, (0.5, 0.5, 0.5), (0.2,), None)
     spec = read_input(model, ModelInput(scale=2.0, mean=[0.1], std=[1, 2, 3], embedding_layer="b"))
     assert (spec.scale, spec.mean, spec.std, spec.embedding_layer) == (2.0, (0.1,), (1.0, 2.0, 3.0), "b")
 
