@@ -26,6 +26,7 @@ from promotion_gate.core.errors import (
     ModelError,
     RegistryConflict,
     RegistryError,
+    SigningError,
 )
 from promotion_gate.core.policy import Policy
 from promotion_gate.core.types import (
@@ -41,11 +42,12 @@ from promotion_gate.core.types import (
 )
 from promotion_gate.evidence.interface import ForwardPass
 from promotion_gate.registry.interface import RECORD_FILE, Registry
-from promotion_gate.transition import Actor, Judged, Recorded, promote, record_verdict
+from promotion_gate.transition import Actor, Judged, Recorded, promote, record_verdict, vouched_digest
 
 if TYPE_CHECKING:
     from promotion_gate.evidence.bundle import GateEvidence
     from promotion_gate.evidence.loader import SandboxedClassifier
+    from promotion_gate.evidence.model_input import InputSpec
 
 CARD_FILE = "card.html"
 FINDINGS_FILE = "findings.json"
@@ -76,9 +78,13 @@ class GateRun:
 
 @dataclass(frozen=True, slots=True)
 class _Resolved:
+    """``champion_digest`` is what history states of the champion's files, ``doubt`` why it does not vouch."""
+
     candidate: Candidate
     run: RunFacts | None
     champion_run: RunFacts | None
+    champion_digest: str = ""
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +122,7 @@ def run_gate(
     checks = chosen_checks(policy)
     started, clock = actor.clock(), time.monotonic()
     progress(f"resolve {model_uri}")
-    resolved = _resolve(registry, model_uri, policy)
+    resolved = _vouched(registry, _resolve(registry, model_uri, policy), policy, actor)
     run_id = registry.start_gate_run(resolved.candidate.ref, {"policy_digest": policy.digest})
     try:
         with tempfile.TemporaryDirectory(prefix="promotion-gate-") as folder:
@@ -137,6 +143,26 @@ def run_gate(
     return GateRun(report, card, findings, _filed(registry, report, recorded))
 
 
+def examine_version(
+    registry: Registry, ref: ModelRef, policy: Policy, progress: Progress = lambda _: None
+) -> Sequence[Finding]:
+    """Measure one model version as :func:`run_gate` does, and leave no trace: no run, no record, no move.
+
+    A version that is in production is measured without a champion: it cannot be compared with itself.
+
+    Raises
+    ------
+    PolicyError: the policy names a check, metric or option that does not exist.
+    RegistryError: the registry cannot be reached.
+    """
+    checks = chosen_checks(policy)
+    resolved = _resolve(registry, ref.uri, policy)
+    if resolved.candidate.champion == ref:
+        resolved = replace(resolved, candidate=replace(resolved.candidate, champion=None), champion_run=None)
+    with tempfile.TemporaryDirectory(prefix="promotion-gate-") as folder:
+        return tuple(_examine(registry, resolved, checks, policy, Path(folder), progress).findings)
+
+
 def _resolve(registry: Registry, model_uri: str, policy: Policy) -> _Resolved:
     ref = registry.resolve(model_uri)
     facts = registry.version(ref)
@@ -150,6 +176,17 @@ def _resolve(registry: Registry, model_uri: str, policy: Policy) -> _Resolved:
         None if facts.run_id is None else registry.run_facts(facts.run_id, CURVE_PREFIX),
         None if champion_run is None else registry.run_facts(champion_run),
     )
+
+
+def _vouched(registry: Registry, resolved: _Resolved, policy: Policy, actor: Actor) -> _Resolved:
+    """What the signed history says of the champion, or why it cannot vouch for it."""
+    name, champion = resolved.candidate.ref.name, resolved.candidate.champion
+    version = None if champion is None else champion.version
+    try:
+        digest = vouched_digest(registry, name, version, policy.production, actor)
+    except (RegistryConflict, SigningError) as error:
+        return replace(resolved, doubt=str(error))
+    return replace(resolved, champion_digest=digest)
 
 
 def _examine(
@@ -167,7 +204,7 @@ def _examine(
     from promotion_gate.evidence.loader import open_model
 
     candidate = resolved.candidate
-    findings: list[Finding] = []
+    findings = [Finding.inconclusive("registry", resolved.doubt)] if resolved.doubt else []
     progress(f"fetch {candidate.ref}")
     with ExitStack() as open_models:
         target = folder / "candidate"
@@ -176,7 +213,7 @@ def _examine(
         try:
             artifacts = verify(target, allow_pickle=policy.unsafe_allow_pickle)
         except ArtifactError as error:
-            return _Examined(candidate, [_refused("artifacts", [str(error)])])
+            return _Examined(candidate, [*findings, _refused("artifacts", [str(error)])])
         candidate = replace(candidate, digest=artifacts.digest)
         examined = _Examined(candidate, findings, files=artifacts.files, model_format=artifacts.model_format)
         findings.append(_artifacts_finding(artifacts.files, artifacts.violations, artifacts.scan))
@@ -190,6 +227,8 @@ def _examine(
 
         progress("load the models in their sandboxes")
         assumptions: list[str] = []
+        if candidate.champion is not None and not resolved.champion_digest:
+            assumptions.append(f"no signed record vouches for the champion {candidate.champion}")
 
         def load_candidate() -> SandboxedClassifier:
             return open_models.enter_context(
@@ -200,6 +239,8 @@ def _examine(
             if candidate.champion is None:
                 return None
             files = verify(folder / "champion", allow_pickle=policy.unsafe_allow_pickle)
+            if resolved.champion_digest not in ("", files.digest):
+                raise ArtifactError("its files have changed since it was promoted", "put the files back")
             return open_models.enter_context(open_model(files, policy, class_count=None, log=lambda _: None))
 
         model, champion = _side_by_side(load_candidate, load_champion)
@@ -208,11 +249,12 @@ def _examine(
             return examined
         examined = replace(examined, sandbox=model.sandbox)
         if champion is not None and not isinstance(champion, GateError):
-            champion = _different_classes(champion, model, policy) or champion
+            champion = _incomparable(champion, model, policy) or champion
         if isinstance(champion, GateError):
             reason = f"the champion {candidate.champion} cannot be compared with: {champion}"
             findings.append(Finding.inconclusive("champion", reason))
             champion = None
+        loaded = _model_finding(model, None if champion is None else champion.input, assumptions)
 
         progress("open the data")
         try:
@@ -231,7 +273,7 @@ def _examine(
                 training = open_dataset(policy.data.training, folder=home, class_names=holdout.class_names)
         except InputError as error:
             findings.append(Finding.inconclusive("inputs", str(error)))
-            findings.append(_model_finding(model.format, model.sandbox, model.parameters, assumptions))
+            findings.append(loaded)
             return examined
         examined = replace(examined, class_names=tuple(holdout.class_names))
         evidence = GateEvidence(
@@ -248,9 +290,7 @@ def _examine(
             progress=progress,
         )
         progress("pass every image through the models")
-        findings += _first_passes(
-            evidence, _model_finding(model.format, model.sandbox, model.parameters, assumptions)
-        )
+        findings += _first_passes(evidence, loaded)
         findings += _run_checks(checks, evidence, progress)
     return examined
 
@@ -271,15 +311,19 @@ def _side_by_side(
     return one, other
 
 
-def _different_classes(
+def _incomparable(
     champion: SandboxedClassifier, model: SandboxedClassifier, policy: Policy
 ) -> InputError | None:
-    """Why the two models' logits do not stand for the same classes.
+    """Why the two models do not take the same images, or their logits do not stand for the same classes.
 
-    Where the policy names no classes, the candidate's own names tell which logit is which. Were they in
-    another order than the champion's, the candidate would look right and the champion wrong, and a server
-    that keeps the champion's order would answer with the wrong names.
+    Checks show both the same changed images, so they must take the same size. Where the policy names no
+    classes, the candidate's own names tell which logit is which. Were they in another order than the
+    champion's, the candidate would look right and the champion wrong, and a server that keeps the champion's
+    order would answer with the wrong names.
     """
+    if champion.shape != model.shape:
+        sizes = [f"{s.height} x {s.width} x {s.channels}" for s in (champion.shape, model.shape)]
+        return InputError(f"it takes images of {sizes[0]}, and the candidate of {sizes[1]}")
     if champion.classes != model.classes:
         return InputError(f"it tells {champion.classes} classes apart, and the candidate {model.classes}")
     if policy.data.class_names is None and champion.class_names != model.class_names:
@@ -422,13 +466,27 @@ def _artifacts_finding(files: Sequence[object], violations: Sequence[str], scan:
     )
 
 
-def _model_finding(model_format: str, sandbox: str, parameters: int, assumptions: Sequence[str]) -> Finding:
+def _model_finding(
+    model: SandboxedClassifier, champion_input: InputSpec | None, assumptions: Sequence[str]
+) -> Finding:
+    """What was loaded, and how images go in; in doubt where the champion is shown them in another way.
+
+    A candidate that chose its own preparation would be measured on other images than those it serves on.
+    """
+    prepared = model.input.preparation
+    notes = [f"an image goes in as {prepared}, {model.input.layout}, {model.input.dtype}", *assumptions]
+    if champion_input is not None and not model.input.prepares_like(champion_input):
+        reason = (
+            f"the model declares that an image goes in as {prepared}, the champion as"
+            f" {champion_input.preparation}; set input.scale, input.mean and input.std in the policy"
+        )
+        return Finding.inconclusive("model", reason, notes=notes)
     return Finding(
         "model",
         Status.MEASURED,
-        f"{parameters:,} parameters, loaded from {model_format} under {sandbox}",
-        {"parameters": float(parameters)},
-        {"notes": list(assumptions)},
+        f"{model.parameters:,} parameters, loaded from {model.format} under {model.sandbox}",
+        {"parameters": float(model.parameters)},
+        {"notes": notes},
     )
 
 

@@ -53,6 +53,7 @@ def status_text(facts: StatusFacts) -> str:
     name = facts.name
     version = "no version" if facts.version is None else f"version {facts.version}"
     lines = [f"{name}: {facts.alias} is {version}"]
+    advice: set[int] = set()  # the lines that are indented
     if facts.moved_elsewhere:
         lines.append(
             "warning: the alias was not put there by the gate; the version may never have been judged"
@@ -66,13 +67,14 @@ def status_text(facts: StatusFacts) -> str:
         version_name = f"{name}/{entry.event.pointer.version}"
         reason = entry.record.reason if entry.record else entry.problem
         lines.append(f"held: {version_name}: {plain(reason, 200)}")
-        lines.append(f'  promotion-gate approve {shlex.quote(plain(version_name))} --reason "…"')
+        advice.add(len(lines))
+        lines.append(f'promotion-gate approve {shlex.quote(plain(version_name))} --reason "…"')
     lines += [
         f"unfinished: {event.pointer.action} of {name}/{event.pointer.version}, begun"
         f" {event.at.isoformat(sep=' ', timespec='seconds')}"
         for event in facts.unfinished
     ]
-    return "\n".join(line if line.startswith("  ") else plain(line) for line in lines)
+    return "\n".join("  " * (number in advice) + plain(line) for number, line in enumerate(lines))
 
 
 def status_json(facts: StatusFacts) -> str:

@@ -47,6 +47,9 @@ from promotion_gate.registry.interface import (
 LEASE = timedelta(seconds=120)
 """How long a lock holds when its owner dies."""
 
+NOTE_ATTEMPTS = 5
+"""How often an event that moves nothing is written anew; past that, events in a tie stand by time and id."""
+
 DEFAULT_PRODUCTION = Production()
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -338,6 +341,42 @@ def status(
     )
 
 
+def vouched_digest(
+    registry: Registry,
+    name: str,
+    version: int | None,
+    production: Production = DEFAULT_PRODUCTION,
+    actor: Actor | None = None,
+) -> str:
+    """The digest that the signed history states of ``version`` in production; empty where it states none.
+
+    The alias alone proves nothing: a candidate is compared with the version it names, and whoever took the
+    alias away, or set it to a weak version, would take the comparison away. Where the gate has never moved
+    this alias there is no history to disagree with: the model was in production before the gate was.
+
+    Raises
+    ------
+    RegistryConflict: the alias is not where the last finished move left it.
+    SigningError: the record of that move is missing, altered or by a key that is not trusted.
+    """
+    actor = actor or Actor.here()
+    events = registry.events(name)
+    if any(event.state == "begun" and event.pointer.moves for event in events):
+        recover(registry, name, production, actor)
+        events = registry.events(name)
+    moves = _done_moves(events, production.alias)
+    if not moves:
+        return ""
+    left_at = moves[-1].pointer.to_version
+    if version != left_at:
+        raise RegistryConflict(
+            f"alias {production.alias!r} names {_said(version)}, but the last move in the gate's history left"
+            f" it at {_said(left_at)}, so there is nothing trusted to compare with",
+            "put it back with 'promotion-gate rollback'",
+        )
+    return _read_record(registry, moves[-1], actor.keys.trusted).digest
+
+
 def artifact_digest(registry: Registry, ref: ModelRef) -> str:
     """SHA-256 over the version's artifacts as they are in the registry at this moment."""
     from promotion_gate.evidence.digest import digest_folder
@@ -465,17 +504,27 @@ def _is_over(event: Event, actor: Actor) -> bool:
 
 
 def _note_down(registry: Registry, record: AuditRecord, production: Production, actor: Actor) -> Recorded:
-    """Write an event that moves nothing."""
+    """Write an event that moves nothing, as the last one of the history.
+
+    No lock is asked for: a verdict must not be lost because somebody is moving the model. An event that
+    another one got ahead of meanwhile is written again, so that the last word on a version stands last.
+    """
     envelope = sign_record(record, actor.keys.signing)
-    pointer = EventPointer(
-        name=record.ref.name,
-        version=record.ref.version,
-        action=record.action,
-        alias=production.alias,
-        sequence=_next_sequence(registry.events(record.ref.name)),
-        gate_run_id=record.gate_run_id,
-    )
-    event_id = registry.begin_event(pointer, envelope)
+    name = record.ref.name
+    for attempt in range(NOTE_ATTEMPTS):
+        pointer = EventPointer(
+            name=name,
+            version=record.ref.version,
+            action=record.action,
+            alias=production.alias,
+            sequence=_next_sequence(registry.events(name)),
+            gate_run_id=record.gate_run_id,
+        )
+        event_id = registry.begin_event(pointer, envelope)
+        others = [event for event in registry.events(name) if event.event_id != event_id]
+        if _next_sequence(others) <= pointer.sequence or attempt == NOTE_ATTEMPTS - 1:
+            break
+        registry.finish_event(event_id, "undone", "written again: another event came first")
     registry.finish_event(event_id, "done")
     return Recorded(record, event_id, envelope)
 

@@ -29,6 +29,7 @@ from promotion_gate.core.types import Finding, ModelRef, Outcome, Status
 from promotion_gate.data.interface import ImageShape
 from promotion_gate.evidence import loader
 from promotion_gate.evidence.interface import ForwardPass
+from promotion_gate.evidence.model_input import InputSpec
 from promotion_gate.gate import run_gate, verdict_line
 from promotion_gate.registry.memory import Killed, MemoryRegistry, MemoryStore
 from promotion_gate.transition import Actor
@@ -161,17 +162,26 @@ def ref(version):
 
 
 @pytest.fixture
-def store(artifacts):
+def store(artifacts, keys):
     """Version 1 in production, version 2 the same network with other bytes."""
-    return champion_and_candidate(artifacts)
+    return champion_and_candidate(artifacts, keys)
 
 
-def champion_and_candidate(artifacts, candidate="colour"):
+def champion_and_candidate(artifacts, keys, candidate="colour"):
     store = MemoryStore()
     store.add_version(ref(1), artifacts("other-bytes"))
     store.add_version(ref(2), artifacts(candidate))
-    store.aliases[NAME]["production"] = 1
+    promoted(store, keys, 1)
     return store
+
+
+def promoted(store, keys, version):
+    """Put a version into production as the gate does."""
+    registry = MemoryRegistry(store)
+    digest = transition.artifact_digest(registry, ref(version))
+    champion = in_production(store)
+    verdict = transition.Judged(ref(version), digest, Outcome.PROMOTE, "good", champion, "p" * 64)
+    return transition.promote(registry, verdict, actor=Actor("bob", "ship", keys, lambda: store.clock))
 
 
 @pytest.fixture(scope="session")
@@ -199,6 +209,7 @@ class InProcess:
     classes = 3
     class_names = CLASSES
     embedding_width = 3
+    input = InputSpec(shape, "NCHW", "float32", 255.0, (0.0,), (1.0,))
     format = "pt2"
     sandbox = "nothing at all"
     parameters = 12
@@ -279,8 +290,7 @@ def test_a_candidate_that_passes_is_promoted_and_leaves_its_papers(store, data, 
     }
 
     # The same inputs and seed say the same, but for how long it took.
-    again = champion_and_candidate(lambda _: {})
-    again.artifacts = {version: dict(files) for version, files in store.artifacts.items()}
+    again = champion_and_candidate(lambda name: store.artifacts[ref(2 if name == "colour" else 1)], keys)
     second = examine(again, policy)
     assert report_json(timeless(second.report)) == report_json(timeless(run.report))
     assert render_card(timeless(second.report)) == render_card(timeless(run.report))
@@ -293,8 +303,9 @@ def timeless(report):
 
 
 @pytest.mark.usefixtures("in_process")
-def test_the_first_version_needs_no_champion(store, data, examine):
-    store.aliases[NAME].clear()
+def test_the_first_version_needs_no_champion(artifacts, data, examine):
+    store = MemoryStore()
+    store.add_version(ref(2), artifacts("colour"))
     checks = ACCURACY + "accuracy_drop = { max = 0.02 }\n"
     run = examine(store, policy_of(data, checks))
     assert run.recorded.record.transition.from_version is None
@@ -319,6 +330,155 @@ def test_a_broken_bound_rejects_and_moves_nothing(store, data, examine):
     assert run.recorded.record.action == "reject"
     assert "accuracy is 1, at most 0.5 allowed" in verdict_line(run.verdict)
     assert set(gate_runs(store)[0].files) == GATE_FILES
+
+
+# A champion that history does not vouch for, or that cannot be compared with.
+
+
+def alias_taken_away(store, keys):
+    del store.aliases[NAME]["production"]
+
+
+def alias_moved_by_hand(store, keys):
+    store.aliases[NAME]["production"] = 3
+
+
+def record_removed(store, keys):
+    (event,) = store.events
+    del store.runs[event].files["record.dsse.json"]
+
+
+def record_by_a_stranger(store, keys):
+    (event,) = store.events
+    content = json.loads(store.runs[event].files["record.dsse.json"])
+    content["signatures"][0]["sig"] = "AAAA"
+    store.runs[event].files["record.dsse.json"] = json.dumps(content).encode()
+
+
+def pointer_forged(store, keys):
+    """The version set by hand gets a made-up event; its record is a copy of the true one."""
+    alias_moved_by_hand(store, keys)
+    (event,) = store.events.values()
+    pointer = replace(event.pointer, version=3, sequence=9, from_version=1, to_version=3)
+    forged = MemoryRegistry(store).begin_event(pointer, store.runs[event.event_id].files["record.dsse.json"])
+    MemoryRegistry(store).finish_event(forged, "done")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("meddle", "says"),
+    [
+        (alias_taken_away, "names no version, but the last move in the gate's history left it at version 1"),
+        (
+            alias_moved_by_hand,
+            "names version 3, but the last move in the gate's history left it at version 1",
+        ),
+        (record_removed, "is missing"),
+        (record_by_a_stranger, "signature"),
+        (pointer_forged, "speaks of another event"),
+    ],
+)
+def test_an_alias_that_the_signed_history_does_not_explain_holds(
+    store, data, examine, keys, artifacts, meddle, says
+):
+    store.add_version(ref(3), artifacts("other-bytes"))
+    meddle(store, keys)
+    before = in_production(store)
+    line = held_line(examine(store, policy_of(data)))
+    assert line.startswith("registry: ")
+    assert says in line
+    assert in_production(store) == before
+
+
+@pytest.mark.usefixtures("in_process")
+def test_doubt_about_the_champion_saves_nobody_from_a_broken_bound(store, data, examine, keys):
+    alias_taken_away(store, keys)
+    checks = ACCURACY.replace("min = 0.9", "max = 0.5")
+    assert examine(store, policy_of(data, checks)).verdict.outcome is Outcome.REJECT
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_champion_from_before_the_gate_is_compared_with_and_the_card_says_so(store, data, examine):
+    store.events.clear()
+    run = examine(store, policy_of(data))
+    assert run.verdict.outcome is Outcome.PROMOTE
+    assert (
+        "no signed record vouches for the champion colours/1" in run.report.finding("model").detail["notes"]
+    )
+
+
+@pytest.mark.usefixtures("in_process")
+def test_what_the_line_says_to_do_mends_it(store, data, examine, keys):
+    actor = Actor("grace", "desk", keys, lambda: store.clock)
+    alias_taken_away(store, keys)
+    assert "promotion-gate rollback" in held_line(examine(store, policy_of(data)))
+    transition.rollback(MemoryRegistry(store), NAME, reason="put it back", actor=actor)
+    assert in_production(store) == 1
+    assert examine(store, policy_of(data)).verdict.outcome is Outcome.PROMOTE
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_move_that_a_dead_process_left_is_finished_before_it_is_judged(
+    store, data, examine, keys, artifacts
+):
+    store.add_version(ref(3), artifacts("colour"))
+
+    def die(number, name):
+        if name == "set_alias":
+            raise Killed
+
+    with pytest.raises(Killed):
+        examine(store, policy_of(data), version=3, registry=MemoryRegistry(store, after=die))
+    assert in_production(store) == 3
+    assert "is changing the production version" in held_line(examine(store, policy_of(data)))
+    store.wait(3600)
+    assert examine(store, policy_of(data)).recorded.record.champion == 3
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_champion_whose_files_were_swapped_is_not_compared_with(store, data, examine, artifacts):
+    store.artifacts[ref(1)] = artifacts("nan")
+    line = held_line(examine(store, policy_of(data)))
+    assert "champion: the champion colours/1 cannot be compared with: its files have changed" in line
+
+
+def models_in_process(monkeypatch, candidate, champion):
+    """Load these instead of what the folders hold."""
+
+    @contextlib.contextmanager
+    def open_model(artifacts, policy, *, class_count, log, confinement=None):
+        yield champion if artifacts.folder.name == "champion" else candidate
+
+    monkeypatch.setattr(loader, "open_model", open_model)
+
+
+def test_a_champion_of_another_size_is_one_line_and_no_crash(store, data, examine, monkeypatch):
+    champion = InProcess()
+    champion.shape = ImageShape(SIZE + 8, SIZE, 3)
+    models_in_process(monkeypatch, InProcess(), champion)
+    run = examine(store, policy_of(data, EVERY_CHECK, training="training.npz"))
+    line = held_line(run)
+    assert "champion: the champion colours/1 cannot be compared with" in line
+    assert "it takes images of 24 x 16 x 3, and the candidate of 16 x 16 x 3" in line
+    assert not [f.summary for f in run.report.findings if "crashed" in f.summary]
+    assert run.report.finding("patch-transplant").status is Status.MEASURED
+
+
+@pytest.mark.parametrize("changed", [{"scale": 1.0}, {"mean": (0.5,)}, {"std": (1.0, 1.0, 2.0)}])
+def test_another_preparation_of_images_than_the_champions_holds(store, data, examine, monkeypatch, changed):
+    candidate = InProcess()
+    candidate.input = replace(candidate.input, **changed)
+    models_in_process(monkeypatch, candidate, InProcess())
+    run = examine(store, policy_of(data))
+    line = held_line(run)
+    assert f"model: the model declares that an image goes in as {candidate.input.preparation}," in line
+    assert "the champion as (pixel / 255 - 0) / 1" in line
+    assert candidate.input.preparation.encode() in run.card
+
+    models_in_process(monkeypatch, candidate, candidate)
+    run = examine(store, policy_of(data))
+    assert run.verdict.outcome is Outcome.PROMOTE
+    assert candidate.input.preparation.encode() in run.card
 
 
 # Checks that misbehave.
@@ -479,8 +639,8 @@ def test_a_check_that_waits_for_itself_is_refused(store, data, examine, install)
 # Models that misbehave.
 
 
-def test_weights_that_are_not_numbers_hold(artifacts, data, examine):
-    store = champion_and_candidate(artifacts, "nan")
+def test_weights_that_are_not_numbers_hold(artifacts, data, examine, keys):
+    store = champion_and_candidate(artifacts, keys, "nan")
     run = examine(store, policy_of(data))
     assert "model: the model answers with NaN logits" in held_line(run)
     assert in_production(store) == 1
@@ -637,7 +797,7 @@ def test_bytes_changed_after_the_review_are_not_promoted(store, data, examine, m
         examine(store, policy_of(data), registry=MemoryRegistry(store, before=tamper))
     assert in_production(store) == 1
     assert [run.status for run in gate_runs(store)] == ["FAILED"]
-    assert not any(event.pointer.moves for event in store.events.values())
+    assert [event.pointer.to_version for event in store.events.values() if event.pointer.moves] == [1]
 
 
 @pytest.mark.usefixtures("in_process")
@@ -653,8 +813,8 @@ def test_a_champion_that_changed_during_the_examination_is_a_conflict(store, dat
     assert in_production(store) == 3
 
 
-def calls_of_a_promotion(artifacts, data, examine):
-    store = champion_and_candidate(artifacts)
+def calls_of_a_promotion(artifacts, keys, data, examine):
+    store = champion_and_candidate(artifacts, keys)
     registry = MemoryRegistry(store)
     examine(store, policy_of(data), registry=registry)
     assert in_production(store) == 2
@@ -668,11 +828,11 @@ def test_a_registry_that_fails_at_any_call_leaves_the_old_version_or_the_new(
 ):
     # Drawing the card asks the registry nothing, and would take most of the time.
     monkeypatch.setattr(gate, "_render", lambda report: (b"card", b"{}"))
-    calls = calls_of_a_promotion(artifacts, data, examine)
+    calls = calls_of_a_promotion(artifacts, keys, data, examine)
     assert len(calls) > 15
     ended = []
     for n in range(1, len(calls) + 1):
-        store = champion_and_candidate(artifacts)
+        store = champion_and_candidate(artifacts, keys)
         failing = failing_registry(store, n, failure)
         told = None
         with contextlib.suppress(RegistryError, Killed):
@@ -688,10 +848,10 @@ def test_a_registry_that_fails_at_any_call_leaves_the_old_version_or_the_new(
         actor = Actor("ada", "ship", keys, lambda now=store.clock: now)
         transition.recover(MemoryRegistry(store), NAME, Production(), actor)
         moves = [e for e in store.events.values() if e.pointer.moves and e.state == "done"]
-        assert [e.pointer.to_version for e in moves] == ([2] if in_production(store) == 2 else [])
+        assert [e.pointer.to_version for e in moves] == ([1, 2] if in_production(store) == 2 else [1])
         assert all(event.state != "begun" for event in store.events.values())
         if told is None:
-            assert in_production(store) == 1 or moves, calls[n - 1]
+            assert in_production(store) == 1 or len(moves) == 2, calls[n - 1]
     assert ended[0] == 1
     assert ended[-1] == 2
     assert ended == sorted(ended), "once the alias is set, no later failure takes it back unsaid"
@@ -739,3 +899,22 @@ def test_findings_of_a_rejected_file_set_are_readable_json(artifacts, data, exam
     assert document["verdict"]["outcome"] == "REJECT"
     assert run.findings.isascii()
     assert verdict_line(run.verdict).isprintable()
+
+
+# Measuring alone, for calibration.
+
+
+def test_a_version_can_be_measured_without_a_trace(store, data):
+    before = repr(store)
+    policy = policy_of(data)
+    found = {f.check: f for f in gate.examine_version(MemoryRegistry(store), ref(2), policy)}
+    assert found["per-class"].metrics["accuracy"] == 1
+    assert found["per-class"].metrics["accuracy_drop"] == 0
+    assert repr(store) == before
+    assert not gate_runs(store)
+
+
+def test_what_is_in_production_is_not_compared_with_itself(store, data):
+    found = gate.examine_version(MemoryRegistry(store), ref(1), policy_of(data))
+    per_class = next(f for f in found if f.check == "per-class")
+    assert "accuracy_drop" in per_class.not_applicable

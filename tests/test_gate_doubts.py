@@ -10,7 +10,7 @@ from promotion_gate.data.interface import ImageShape
 from promotion_gate.data.memory import InMemoryDataset
 from promotion_gate.evidence.bundle import GateEvidence
 from promotion_gate.evidence.interface import ForwardPass
-from promotion_gate.gate import _different_classes, _first_passes, _run_check
+from promotion_gate.gate import _first_passes, _incomparable, _run_check
 
 NAMES = ("stop", "yield")
 POLICY = """\
@@ -82,16 +82,16 @@ def test_a_model_whose_answers_hang_on_the_batch_is_in_doubt(policy, tmp_path):
 @pytest.mark.parametrize("names", [("yield", "stop"), None])
 def test_a_candidate_with_other_class_names_cannot_be_compared_unless_the_policy_names_them(names, policy):
     champion = Brightness()
-    problem = _different_classes(champion, Brightness(class_names=names), policy)
+    problem = _incomparable(champion, Brightness(class_names=names), policy)
     assert isinstance(problem, GateError)
     assert "data.class_names" in str(problem)
     named = parse_policy(POLICY.format(names='class_names = ["stop", "yield"]'))
-    assert _different_classes(champion, Brightness(class_names=names), named) is None
-    assert _different_classes(champion, Brightness(), policy) is None
+    assert _incomparable(champion, Brightness(class_names=names), named) is None
+    assert _incomparable(champion, Brightness(), policy) is None
 
 
-def test_models_of_different_classes_cannot_be_compared(policy):
-    problem = _different_classes(Brightness(), Brightness(classes=3), policy)
+def test_models_of_incomparable_cannot_be_compared(policy):
+    problem = _incomparable(Brightness(), Brightness(classes=3), policy)
     assert "2 classes apart, and the candidate 3" in str(problem)
 
 

@@ -151,6 +151,23 @@ def test_hostile_reasons_and_names_stay_in_their_line(store, keys):
     assert len(texts[2].split("\n")) == 3
 
 
+def test_a_hostile_model_name_cannot_pass_for_the_gates_own_indented_lines(keys):
+    name = "  \x1b[2J\x07signs"
+    store = MemoryStore()
+    store.add_version(ModelRef(name, 1), {"model": b"1"})
+    actor = Actor("ada", "ship", keys, lambda: store.clock)
+    digest = transition.artifact_digest(MemoryRegistry(store), ModelRef(name, 1))
+    verdict = Judged(ModelRef(name, 1), digest, Outcome.HOLD, "odd", None, "p" * 64)
+    transition.record_verdict(MemoryRegistry(store), verdict, actor=actor)
+    text = operators.status_text(transition.status(MemoryRegistry(store), name, trusted=actor.keys.trusted))
+    lines = text.split("\n")
+    assert all(line.isprintable() for line in lines)
+    assert lines[0] == "[2J signs: production is no version"
+    assert [line for line in lines if line.startswith("  ")] == [
+        "  promotion-gate approve '[2J signs/1' --reason \"…\""
+    ]
+
+
 def test_the_newest_card_is_fetched(store, tmp_path):
     registry = MemoryRegistry(store)
     ref = ModelRef(NAME, 1)

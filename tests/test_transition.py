@@ -405,6 +405,72 @@ def test_a_ruling_in_between_stops_an_approval(store, actor):
     assert in_production(store) is None
 
 
+def test_a_verdict_that_others_overtook_stands_last(store, actor):
+    """Two verdicts are written while a third is on its way: the last one written is the last word."""
+    overtaken = []
+
+    def meddle(number, call):
+        if call == "begin_event" and not overtaken:
+            overtaken.extend(hold(store, actor, 1).event_id for _ in range(2))
+
+    last = transition.record_verdict(
+        MemoryRegistry(store, before=meddle), judged(store, 1, Outcome.REJECT), actor=actor
+    )
+    assert story(store, actor) == [("hold", 1), ("hold", 1), ("reject", 1)]
+    done = [e for e in MemoryRegistry(store).events(NAME) if e.state == "done"]
+    assert [e.event_id for e in done] == [*overtaken, last.event_id]
+    assert [e.pointer.sequence for e in done] == sorted({e.pointer.sequence for e in done})
+    with pytest.raises(UsageError, match="was rejected"):
+        transition.approve(MemoryRegistry(store), ref(1), reason="held, was it not", actor=actor)
+
+
+def test_verdicts_written_at_once_are_all_kept_in_one_order(keys):
+    store = make_store()
+    actor = actor_on(keys, store)
+    start = threading.Barrier(4)
+
+    def run(version):
+        start.wait()
+        hold(store, actor, version)
+
+    threads = [threading.Thread(target=run, args=(version,)) for version in (1, 2, 3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = story(store, actor)
+    assert sorted(kept) == [("hold", version) for version in (1, 2, 3, 4)]
+    hold(store, actor, 1)
+    assert story(store, actor) == [*kept, ("hold", 1)]
+
+
+def test_a_verdict_that_is_overtaken_again_and_again_is_not_lost(store, actor):
+    def meddle(number, call):
+        if call == "begin_event":
+            hold(store, actor, 2)
+
+    told = transition.record_verdict(MemoryRegistry(store, before=meddle), judged(store, 1), actor=actor)
+    assert told.record.ref == ref(1)
+    assert story(store, actor).count(("hold", 1)) == 1
+
+
+def test_history_vouches_for_what_it_put_into_production(store, actor):
+    def vouched(version, alias="production"):
+        return transition.vouched_digest(MemoryRegistry(store), NAME, version, Production(alias=alias), actor)
+
+    assert vouched(None) == ""
+    first = promote(store, actor, 1)
+    assert vouched(1) == first.record.digest
+    hold(store, actor, 2)
+    promote(store, actor, 3)
+    rollback(store, actor)
+    assert vouched(1) == first.record.digest
+    for version in (None, 2, 3):
+        with pytest.raises(RegistryConflict, match="left it at version 1"):
+            vouched(version)
+    assert vouched(1, "serving") == ""
+
+
 # legacy stages
 
 

@@ -134,7 +134,7 @@ class Policy(_Table):
     @field_validator("checks")
     @classmethod
     def _no_own_checks(cls, checks: dict[str, CheckPolicy]) -> dict[str, CheckPolicy]:
-        own = sorted({"artifacts", "model", "inputs", "champion"} & checks.keys())
+        own = sorted({"artifacts", "model", "inputs", "champion", "registry"} & checks.keys())
         if own:
             raise ValueError(f"{own[0]} is always checked and cannot be configured")
         return checks

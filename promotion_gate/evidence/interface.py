@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from promotion_gate.core.errors import ModelError
 from promotion_gate.core.policy import Policy
 from promotion_gate.core.types import Candidate, RunFacts
 from promotion_gate.data.interface import ImageDataset, Images, ImageShape
@@ -39,6 +40,35 @@ class ForwardPass:
         return np.asarray(shifted, dtype=np.float32)
 
 
+def embeddings_misfit(training: ForwardPass, holdout: ForwardPass) -> str:
+    """What keeps two passes' embeddings from being compared, in words; empty for nothing."""
+    if not len(training.embeddings):
+        return "the training set is empty"
+    if not len(holdout.embeddings):
+        return "the holdout is empty"
+    if training.embeddings.shape[1] != holdout.embeddings.shape[1]:
+        return "training and holdout embeddings differ in width"
+    for what, given in (("training", training), ("holdout", holdout)):
+        chunks = range(0, len(given.embeddings), 8192)
+        if not all(np.isfinite(given.embeddings[start : start + 8192]).all() for start in chunks):
+            return f"some embeddings of {what} images are not finite numbers"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Log-probabilities float32 (n, classes), and the slopes of their weighted sum along every pixel,
+    float32 (n, H, W, C), for pixel values 0 to 255.
+    """
+
+    log_probabilities: Float32
+    slopes: Float32
+
+
+class NoGradients(ModelError):
+    """The model answers, but its answers cannot be differentiated."""
+
+
 class Classifier(Protocol):
     """A model in its sandbox. Calls from several threads are answered one at a time."""
 
@@ -55,6 +85,18 @@ class Classifier(Protocol):
         ------
         ModelError: the model crashed, hung, ran out of memory or answered something else than
         finite numbers of the right shape.
+        """
+        ...
+
+    def gradients(self, images: Float32, weights: Float32) -> Gradients:
+        """Slopes of the weighted sum of log-probabilities of float images (n, H, W, C), values 0 to 255.
+
+        ``weights`` is (n, classes).
+
+        Raises
+        ------
+        NoGradients: its answers cannot be differentiated.
+        ModelError: as :meth:`forward`.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
@@ -15,7 +16,7 @@ from promotion_gate.core.errors import ArtifactError, InputError, ModelError
 from promotion_gate.core.policy import Policy
 from promotion_gate.data.interface import Images, ImageShape
 from promotion_gate.evidence.artifacts import ModelFormat, VerifiedArtifacts
-from promotion_gate.evidence.interface import ForwardPass
+from promotion_gate.evidence.interface import Float32, ForwardPass, Gradients, NoGradients
 from promotion_gate.evidence.model_input import InputSpec, read_input
 from promotion_gate.evidence.sandbox import PIPE_BYTES, Confinement, Worker, plain
 
@@ -94,6 +95,46 @@ class SandboxedClassifier:
                 kind = "NaN" if np.isnan(array).any() else "infinite"
                 raise ModelError(f"the model answers with {kind} {what}", "train and log it again")
         return ForwardPass(logits, embeddings)
+
+    def gradients(self, images: Float32, weights: Float32) -> Gradients:
+        """Log-probabilities of float images, and the slopes of their weighted sum along every pixel.
+
+        Parameters
+        ----------
+        images: float32 (n, H, W, C) of the model's own ``shape``, pixel values 0 to 255.
+        weights: float32 (n, classes): what each image's log-probabilities count in the sum.
+
+        Raises
+        ------
+        NoGradients: the model's answers cannot be differentiated; it goes on answering :meth:`forward`.
+        ModelError, InputError: as :meth:`forward`.
+        """
+        shape = (self.shape.height, self.shape.width, self.shape.channels)
+        if images.shape[1:] != shape or weights.shape != (len(images), self.classes):
+            raise InputError(
+                f"the model takes images of {' x '.join(map(str, shape))} and {self.classes} weights each,"
+                f" and was given {' x '.join(map(str, images.shape[1:]))} and {weights.shape[-1]}"
+            )
+        logs = np.empty((len(images), self.classes), np.float32)
+        slopes = np.empty((len(images), *shape), np.float32)
+        step = min(self.rows_a_request, max(1, MAX_REPLY_BYTES // (4 * (self.classes + math.prod(shape)))))
+        with self._lock:
+            for start in range(0, len(images), step):
+                part = slice(start, start + step)
+                self._ask_gradients(images[part], weights[part], logs[part], slopes[part])
+        if not (np.isfinite(logs).all() and np.isfinite(slopes).all()):
+            raise NoGradients("the model cannot be differentiated: some of its slopes are not finite")
+        return Gradients(logs, slopes)
+
+    def _ask_gradients(self, images: Float32, weights: Float32, logs: Float32, slopes: Float32) -> None:
+        request = {"ask": "gradients", "rows": len(images), "classes": self.classes}
+        payload = np.concatenate([images.ravel(), weights.ravel()]).astype(np.float32, copy=False)
+        self._worker.send(request, _bytes(payload), seconds=REQUEST_SECONDS)
+        header = self._worker.receive(seconds=REQUEST_SECONDS)
+        if "refused" in header:
+            raise NoGradients(f"the model cannot be differentiated: {plain(header['refused'])}")
+        self._worker.receive_into(_bytes(logs), seconds=REQUEST_SECONDS)
+        self._worker.receive_into(_bytes(slopes), seconds=REQUEST_SECONDS)
 
     def _ask(
         self,
@@ -202,6 +243,10 @@ def open_model(
     except BaseException:
         worker.close()
         raise
+    if facts.get("follows") is not True:
+        log(f"the answers do not follow from layer {model.embedding_layer!r}, which the policy names")
+    if facts.get("takes_one") is not True:
+        log("it takes no image alone: one image is asked about with copies of itself beside it")
     log(f"model loaded from {artifacts.model_format} under {model.sandbox}")
     return model
 

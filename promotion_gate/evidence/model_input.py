@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from promotion_gate.core.errors import InputError
@@ -34,6 +35,26 @@ class InputSpec:
     embedding_layer: str | None = None
     class_names: tuple[str, ...] | None = None
     assumed: tuple[str, ...] = ()
+
+    @property
+    def preparation(self) -> str:
+        """How pixel values become the model's, in words."""
+        mean, std = (" ".join(f"{value:.6g}" for value in values) for values in (self.mean, self.std))
+        return f"(pixel / {self.scale:g} - {mean}) / {std}"
+
+    def prepares_like(self, other: InputSpec) -> bool:
+        """Whether the other model is given the same values for the same pixels."""
+        channels = self.shape.channels
+
+        def numbers(spec: InputSpec) -> list[float]:
+            return [spec.scale, *_one_a_channel(spec.mean, channels), *_one_a_channel(spec.std, channels)]
+
+        mine, others = numbers(self), numbers(other)
+        return len(mine) == len(others) and all(map(partial(math.isclose, rel_tol=1e-6), mine, others))
+
+
+def _one_a_channel(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return values * channels if len(values) == 1 else values
 
 
 def read_input(manifest: Mapping[str, Any], override: ModelInput) -> InputSpec:

@@ -10,6 +10,7 @@ import contextlib
 import gc
 import io
 import json
+import math
 import os
 import re
 import resource
@@ -26,17 +27,29 @@ MAX_HEADER_BYTES = 1 << 20
 MAX_FILE_BYTES = 64 << 20
 MAX_OPEN_FILES = 256
 MAX_LAYERS_LISTED = 200
+ORDER_TOLERANCE = 1e-3
+"""How far below the highest output the answered class may lie, as a share of their range: rounding."""
 
 
 Prepare = Callable[["torch.Tensor"], "torch.Tensor"]
+Head = Callable[["torch.Tensor"], "torch.Tensor"]
 
 
 class Refusal(Exception):
     """A one-line reason why the model cannot be used; the gate shows it."""
 
 
+class DoesNotFollow(Refusal):
+    """An answer that the last linear layer does not give."""
+
+
 class Forward:
-    """A loaded model as one call: images in, logits and embeddings out."""
+    """A loaded model as one call: images in, logits and embeddings out.
+
+    ``head`` turns embeddings into the output of the layer that reads them, by the numbers it was loaded
+    with; None where that is no linear layer. ``named`` says that the policy chose the layer, ``follows``
+    that every answer so far followed from it.
+    """
 
     def __init__(
         self,
@@ -44,12 +57,17 @@ class Forward:
         *,
         layer: str,
         parameters: int,
+        head: Head | None = None,
+        named: bool = False,
         fixed_batch: int | None = None,
         least_batch: int = 1,
     ) -> None:
         self.call = call
         self.layer = layer
         self.parameters = parameters
+        self.head = head
+        self.named = named
+        self.follows = True
         self.fixed_batch = fixed_batch
         self.least_batch = least_batch
 
@@ -80,6 +98,11 @@ def main() -> None:
     buffer = bytearray(load["rows"] * height * width * channels)
     while (request := _read_header(requests)) is not None:
         rows = request["rows"]
+        if request.get("ask") == "gradients":
+            shape = (rows, height, width, channels)
+            if not _answer_gradients(requests, replies, forward, prepare, shape, request["classes"]):
+                return
+            continue
         view = memoryview(buffer)[: rows * height * width * channels]
         if not _read_into(requests, view):
             return
@@ -219,10 +242,111 @@ def _run(forward: Forward, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Te
         outputs, hidden = forward.call(part)
         logits.append(_as_rows(outputs, size, "the model's output")[:rows])
         embeddings.append(_as_rows(hidden, size, f"the input of layer {forward.layer!r}").flatten(1)[:rows])
+        forward.follows = forward.follows and _follows(forward, logits[-1], hidden[:rows])
+        if not forward.follows and not forward.named:
+            raise DoesNotFollow(
+                f"the answers do not follow from the last linear layer ({forward.layer!r}): name the layer to"
+                " take embeddings from in the policy's input.embedding_layer"
+            )
     answer = torch.cat(logits)
     if answer.ndim != 2:
         raise Refusal(f"the model's output has shape {tuple(answer.shape)} instead of (rows, classes)")
     return answer.contiguous(), torch.cat(embeddings).contiguous()
+
+
+def _follows(forward: Forward, logits: torch.Tensor, hidden: torch.Tensor) -> bool:
+    """Whether the class answered for each image is the one that the embedding's own layer puts first.
+
+    A layer that the answer does not rest on could hand over noise for embeddings, and nothing would stand
+    out in them. Only the order counts: a softmax, a temperature or a sigmoid may come after the layer.
+    """
+    import torch
+
+    if forward.head is None:
+        return False
+    own = _as_rows(forward.head(hidden), len(hidden), f"the output of layer {forward.layer!r}").flatten(1)
+    if own.shape != logits.shape:
+        return False
+    if torch.equal(own, logits) or not bool(logits.isfinite().all()):
+        return True  # the gate itself refuses answers that are not finite
+    best = logits.amax(1, keepdim=True)
+    tied = logits >= best - 8 * torch.finfo(logits.dtype).eps * best.abs()
+    first = torch.where(tied, own, -torch.inf).amax(1)
+    highest = own.amax(1)
+    return not bool((highest - first > ORDER_TOLERANCE * (highest - own.amin(1))).any())
+
+
+def _answer_gradients(
+    requests: BinaryIO,
+    replies: BinaryIO,
+    forward: Forward,
+    prepare: Prepare,
+    shape: tuple[int, ...],
+    classes: int,
+) -> bool:
+    """Answer one request for gradients; False where the process is to end.
+
+    A model that has none is no failure of the process: it goes on answering forward passes.
+    """
+    import torch
+
+    pixels = bytearray(4 * math.prod(shape))
+    weights = bytearray(4 * shape[0] * classes)
+    if not (_read_into(requests, memoryview(pixels)) and _read_into(requests, memoryview(weights))):
+        return False
+    try:
+        outcome = _gradients(
+            forward,
+            prepare,
+            torch.frombuffer(pixels, dtype=torch.float32).reshape(shape),
+            torch.frombuffer(weights, dtype=torch.float32).reshape(shape[0], -1),
+        )
+        _write(replies, {"ok": True}, *map(_raw, outcome))
+    except BaseException as error:
+        failure = _failure(error)
+        if failure["kind"] == "memory" or not isinstance(error, Exception):
+            _write(replies, failure)
+            return False
+        _write(replies, {"ok": True, "refused": failure["message"]})
+    return True
+
+
+def _gradients(
+    forward: Forward, prepare: Prepare, pixels: torch.Tensor, weights: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities, and the gradients of their weighted sum with respect to the pixels."""
+    import torch
+
+    size = forward.fixed_batch or max(len(pixels), forward.least_batch)
+    answers, slopes = [], []
+    for start in range(0, len(pixels), size):
+        part = pixels[start : start + size]
+        rows = len(part)
+        if rows < size:
+            part = torch.cat([part, part[-1:].expand(size - rows, *part.shape[1:])])
+        leaf = part.clone().requires_grad_()
+        with torch.enable_grad():
+            # The preparation changes its input in place, which a leaf does not allow.
+            outputs, _ = forward.call(prepare(leaf * 1))
+            if isinstance(outputs, list | tuple) and len(outputs) == 1:
+                outputs = outputs[0]
+            if not isinstance(outputs, torch.Tensor) or not outputs.requires_grad:
+                raise Refusal("its answers do not depend on the pixels in a way that has a slope")
+            logs = _log_probabilities(outputs[:rows].to(torch.float32))
+            (slope,) = torch.autograd.grad((logs * weights[start : start + rows]).sum(), leaf)
+        answers.append(logs.detach())
+        slopes.append(slope[:rows])
+    return torch.cat(answers).contiguous(), torch.cat(slopes).contiguous()
+
+
+def _log_probabilities(outputs: torch.Tensor) -> torch.Tensor:
+    """Of logits; or of probabilities, where every row is one already."""
+    import torch
+
+    told = outputs.detach()
+    if bool((told >= 0).all()) and bool(((told.sum(1) - 1).abs() < 1e-3).all()):
+        return outputs.clamp_min(1e-12).log()
+    return torch.log_softmax(outputs, 1)
 
 
 def _as_rows(outputs: Any, rows: int, what: str) -> torch.Tensor:
@@ -258,8 +382,24 @@ def _try_out(forward: Forward, load: Mapping[str, Any]) -> tuple[Prepare, dict[s
         "classes": logits.shape[1],
         "embedding_width": embeddings.shape[1],
         "embedding_layer": forward.layer,
+        "follows": forward.follows,
+        "takes_one": _takes_one(forward, prepare(images[:1])),
         "parameters": forward.parameters,
     }
+
+
+def _takes_one(forward: Forward, image: torch.Tensor) -> bool:
+    """Whether the model answers one image alone; from then on it is asked so, or with a copy beside it."""
+    if forward.fixed_batch is not None:
+        return forward.fixed_batch == 1
+    forward.least_batch = 1
+    try:
+        _run(forward, image)
+    except DoesNotFollow:
+        raise
+    except Exception:
+        forward.least_batch = 2
+    return forward.least_batch == 1
 
 
 # The three ways to load.
@@ -391,6 +531,7 @@ def _read_safetensors(path: str) -> dict[str, torch.Tensor]:
 def _hooked(module: torch.nn.Module, wanted: str | None) -> Forward:
     """Catch the input of the last linear layer to run, or of the layer asked for."""
     import torch
+    from torch.nn.functional import linear
 
     module.eval()
     layers = {name: layer for name, layer in module.named_modules() if name}
@@ -423,9 +564,13 @@ def _hooked(module: torch.nn.Module, wanted: str | None) -> Forward:
         if "input" not in caught:
             raise Refusal(f"layer {_listed(watched)} did not run; there are {_listed(layers)}")
         forward.layer = caught["layer"] or "(the model itself)"
+        last = watched[caught["layer"]]
+        plain = isinstance(last, torch.nn.Linear)
+        forward.head = (lambda hidden: linear(hidden, last.weight, last.bias)) if plain else None
         return outputs, caught.pop("input")
 
-    forward = Forward(call, layer=wanted or "", parameters=sum(p.numel() for p in module.parameters()))
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    forward = Forward(call, layer=wanted or "", parameters=parameters, named=wanted is not None)
     return forward
 
 
@@ -459,7 +604,7 @@ def _load_exported(path: str, wanted: str | None) -> Forward:
         program = torch.export.load(io.BytesIO(_rewritten(path)))
     _refuse_training_mode(program)
     module = program.module(check_guards=False)
-    layer = _return_hidden(module, wanted)
+    layer, head = _return_hidden(module, wanted)
     gc.collect()
 
     inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
@@ -470,8 +615,10 @@ def _load_exported(path: str, wanted: str | None) -> Forward:
         module,
         layer=layer,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
+        head=head,
+        named=wanted is not None,
         fixed_batch=size if isinstance(size, int) else None,
-        least_batch=2,  # torch.export takes a dynamic size to be at least 2
+        least_batch=2,  # torch.export takes a dynamic size to be at least 2; trying out may show 1 to work
     )
 
 
@@ -516,11 +663,15 @@ def _refuse_training_mode(program: Any) -> None:
             )
 
 
-def _return_hidden(module: Any, wanted: str | None) -> str:
+def _return_hidden(module: Any, wanted: str | None) -> tuple[str, Head | None]:
     """Make the graph return its output and the input of the last linear layer that the output depends on."""
     graph = module.graph
     (output,) = (node for node in graph.nodes if node.op == "output")
-    hidden, layer = _named_input(graph, wanted) if wanted is not None else _last_linear_input(graph, output)
+    if wanted is not None:
+        hidden, layer, node = _named_input(graph, wanted)
+    else:
+        hidden, layer, node = _last_linear_input(graph, output)
+    head = _head(module, node)
     answers = output.args[0]
     if isinstance(answers, list | tuple):
         if len(answers) != 1:
@@ -532,10 +683,59 @@ def _return_hidden(module: Any, wanted: str | None) -> str:
 
     graph.set_codegen(torch.fx.graph.CodeGen())
     module.recompile()
-    return layer
+    return layer, head
 
 
-def _last_linear_input(graph: Any, output: Any) -> tuple[Any, str]:
+def _head(module: Any, node: Any) -> Head | None:
+    """A linear operation as a function of its input alone, with copies of its weights."""
+    import torch
+
+    position = _LINEAR_INPUT.get(str(node.target))
+    if position is None or not _has_own_weights(node, position):
+        return None
+    interpreter = torch.fx.Interpreter(module)
+
+    def compute(source: Any) -> None:
+        if source not in interpreter.env:
+            for other in source.all_input_nodes:
+                compute(other)
+            interpreter.env[source] = interpreter.run_node(source)
+
+    def weight(source: Any) -> torch.Tensor:
+        compute(source)
+        return interpreter.env[source].clone()  # type: ignore[no-any-return]
+
+    before = torch.fx.node.map_arg(node.args[:position], weight)
+    after = torch.fx.node.map_arg(node.args[position + 1 :], weight)
+    options = torch.fx.node.map_arg(node.kwargs, weight)
+
+    def head(hidden: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = node.target(*before, hidden, *after, **options)
+        return output
+
+    return head
+
+
+def _has_own_weights(node: Any, position: int) -> bool:
+    """Whether an operation has an input at ``position``, and nothing else in it hangs on the images."""
+    import torch
+
+    if len(node.args) <= position:
+        return False
+    pending: list[Any] = []
+    torch.fx.node.map_arg((node.args[:position], node.args[position + 1 :], node.kwargs), pending.append)
+    seen: set[Any] = set()
+    while pending:
+        other = pending.pop()
+        if other.op == "placeholder":
+            return False
+        if other not in seen:
+            seen.add(other)
+            pending += other.all_input_nodes
+    return True
+
+
+def _last_linear_input(graph: Any, output: Any) -> tuple[Any, str, Any]:
     needed, pending = set(), [output]
     while pending:
         node = pending.pop()
@@ -544,21 +744,21 @@ def _last_linear_input(graph: Any, output: Any) -> tuple[Any, str]:
             pending += node.all_input_nodes
     for node in reversed(graph.nodes):
         position = _LINEAR_INPUT.get(str(node.target))
-        if node in needed and position is not None and len(node.args) > position:
-            return node.args[position], _layer_of(node) or str(node.name)
+        if node in needed and position is not None and _has_own_weights(node, position):
+            return node.args[position], _layer_of(node) or str(node.name), node
     raise Refusal(
         "no linear layer to take embeddings from: name one in the policy's input.embedding_layer; "
         f"there are {_listed(_layers_in(graph))}"
     )
 
 
-def _named_input(graph: Any, wanted: str) -> tuple[Any, str]:
-    """Find what flows into a layer: the first activation that its first operation reads."""
+def _named_input(graph: Any, wanted: str) -> tuple[Any, str, Any]:
+    """Find what flows into a layer, and where: the first activation that its first operation reads."""
     for node in graph.nodes:
         if node.op == "call_function" and wanted in (node.name, *_layer_stack(node)):
             for source in node.all_input_nodes:
                 if source.op != "get_attr":
-                    return source, wanted
+                    return source, wanted, node
     raise Refusal(f"there is no layer {wanted!r}; there are {_listed(_layers_in(graph))}")
 
 

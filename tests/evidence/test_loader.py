@@ -192,6 +192,188 @@ def test_a_named_layer_of_an_exported_program(saved: Callable[[str], Path]) -> N
         load_here(folder, "pt2", "nope")
 
 
+# The layer that embeddings are taken from.
+
+
+def network(end: Callable) -> object:
+    """A small network whose hidden features and first layer of logits go through ``end``."""
+    import torch
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(4)
+            self.body = nn.Linear(768, 16)
+            self.head = nn.Linear(16, CLASSES)
+            self.other = nn.Linear(768, CLASSES)
+
+        def forward(self, images):
+            pixels = images.flatten(1)
+            hidden = torch.relu(self.body(pixels))
+            return end(self, pixels, hidden)
+
+    return Network()
+
+
+def load_exported(model: object, folder: Path, layer: str | None = None) -> worker.Forward:
+    import torch
+
+    (folder / "data").mkdir(exist_ok=True)
+    images = torch.zeros(2, 3, 16, 16)
+    program = torch.export.export(model.eval(), (images,), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    torch.export.save(program, folder / "data/model.pt2")
+    return load_here(folder, "pt2", layer)
+
+
+def overwritten(model, pixels, hidden):
+    logits = model.head(hidden)
+    return model.other((1e4 * pixels).sin()).mul_(0).add_(logits)
+
+
+def attended(model, pixels, hidden):
+    import torch
+
+    logits = model.head(hidden)
+    return torch.matmul(torch.ones(len(pixels), 1), logits[:1]) * 0 + logits
+
+
+def as_a_bias(model, pixels, hidden):
+    import torch
+
+    return torch.addmm(model.head(hidden), (1e4 * pixels).sin(), torch.zeros(768, CLASSES))
+
+
+def normalised(model, pixels, hidden):
+    import torch
+
+    head = model.head
+    return torch.nn.functional.linear(hidden, head.weight / head.weight.norm(dim=1, keepdim=True))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda model, pixels, hidden: model.head(hidden),
+        lambda model, pixels, hidden: model.head(hidden).softmax(1),
+        lambda model, pixels, hidden: model.head(hidden).log_softmax(1),
+        lambda model, pixels, hidden: model.head(50 * hidden).sigmoid(),
+        lambda model, pixels, hidden: (model.head(hidden) / 0.07 + 3).tanh(),
+        lambda model, pixels, hidden: model.head(hidden).double(),
+        attended,
+        as_a_bias,
+        normalised,
+    ],
+)
+def test_the_layer_is_found_whatever_a_real_model_does_after_it(tmp_path: Path, end: Callable) -> None:
+    model = load_exported(network(end), tmp_path)
+    _, embeddings = answer_here(model, noise(60))
+    assert embeddings.shape == (60, 16)
+    assert model.follows
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda model, pixels, hidden: model.head(hidden) + 1e-9 * model.other((1e4 * pixels).sin()),
+        lambda model, pixels, hidden: model.head(hidden) + model.other(pixels),
+        lambda model, pixels, hidden: model.head(hidden) + 1e-9 * model.body(pixels)[:, :CLASSES],
+        lambda model, pixels, hidden: -model.head(hidden),
+        overwritten,
+    ],
+)
+def test_a_layer_that_the_answers_do_not_follow_from_is_no_embedding(tmp_path: Path, end: Callable) -> None:
+    with pytest.raises(worker.Refusal, match=r"do not follow from .*name the layer.*input\.embedding_layer"):
+        answer_here(load_exported(network(end), tmp_path), noise(9))
+    named = load_exported(network(end), tmp_path, "body")
+    _, embeddings = answer_here(named, noise(9))
+    assert embeddings.shape == (9, 768)
+    assert not named.follows
+
+
+def test_one_image_that_does_not_follow_is_enough(tmp_path: Path) -> None:
+    def end(model, pixels, hidden):
+        import torch
+
+        logits = model.head(hidden)
+        return logits + 1e6 * (pixels[:, :1] > 0.999) * torch.eye(CLASSES)[0]
+
+    model = load_exported(network(end), tmp_path)
+    images = noise(40)
+    images[:, 0, 0, 0] = 7
+    logits, _ = answer_here(model, images)
+    last = int(np.flatnonzero(logits.argmax(1) != 0)[0])
+    images[last, 0, 0, 0] = 255
+    with pytest.raises(worker.Refusal, match="do not follow"):
+        answer_here(model, images)
+
+
+def test_a_decoy_layer_in_a_sandboxed_model_is_one_line(
+    tmp_path: Path, policy: Callable[..., Policy]
+) -> None:
+    model = network(lambda model, pixels, hidden: model.head(hidden) + 1e-9 * model.other(pixels))
+    load_exported(model, tmp_path)
+    artifacts = verify(save_with_mlflow(model, tmp_path / "model"), allow_pickle=False)
+    with pytest.raises(ModelError, match="the answers do not follow from the last linear layer"):
+        open_model(artifacts, policy(), class_count=CLASSES, log=silent)
+    told: list[str] = []
+    named = policy("[input]\nembedding_layer = 'body'\n")
+    with open_model(artifacts, named, class_count=CLASSES, log=told.append) as opened:
+        assert opened.embedding_width == 768
+    assert "the answers do not follow from layer 'body', which the policy names" in told
+
+
+def save_with_mlflow(model: object, folder: Path, rows: int = 2) -> Path:
+    import warnings
+
+    import mlflow.pytorch
+
+    images = np.zeros((rows, 3, 16, 16), np.float32)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        mlflow.pytorch.save_model(model.eval(), folder, input_example=images, pip_requirements=["torch"])
+    return folder
+
+
+# One image alone.
+
+
+def test_one_image_is_passed_alone_where_the_model_takes_it(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    load = {"dtype": "float32", "layout": "NCHW", "shape": [16, 16, 3], "scale": 255, "mean": [0], "std": [1]}
+    model = load_here(saved("cnn-pt2"), "pt2")
+    sizes: list[int] = []
+    call = model.call
+    model.call = lambda images: (sizes.append(len(images)), call(images))[1]  # type: ignore[assignment]
+    _, facts = worker._try_out(model, load)
+    assert facts["takes_one"] is True
+    sizes.clear()
+    answer_here(model, noise(1))
+    assert sizes == [1]
+
+    def alone_turned(model, pixels, hidden):
+        return model.head(hidden) * (pixels[:, 0].mul(0).add(1).sum() - 1.5).sign()
+
+    other_alone = network(alone_turned)
+    with pytest.raises(worker.Refusal, match="do not follow"):
+        worker._try_out(load_exported(other_alone, tmp_path), load)
+
+    squeezed = load_exported(network(lambda model, pixels, hidden: model.head(hidden).squeeze()), tmp_path)
+    _, facts = worker._try_out(squeezed, load)
+    assert facts["takes_one"] is False
+    assert answer_here(squeezed, noise(1))[0].shape == (1, CLASSES)
+
+
+def test_a_model_for_larger_batches_alone_says_so(tmp_path: Path, policy: Callable[..., Policy]) -> None:
+    model = network(lambda model, pixels, hidden: model.head(hidden).squeeze())
+    artifacts = verify(save_with_mlflow(model, tmp_path / "model"), allow_pickle=False)
+    told: list[str] = []
+    with open_model(artifacts, policy(), class_count=CLASSES, log=told.append) as opened:
+        assert opened.forward(noise(1)).logits.shape == (1, CLASSES)
+    assert [line for line in told if line.startswith("it takes no image alone")]
+
+
 def test_a_model_exported_in_training_mode_is_refused(saved: Callable[[str], Path]) -> None:
     with pytest.raises(worker.Refusal, match=r"training mode.*model\.eval\(\)"):
         load_here(saved("training-pt2"), "pt2")

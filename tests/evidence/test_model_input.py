@@ -40,6 +40,23 @@ def test_the_policy_wins_over_the_metadata() -> None:
     assert (spec.scale, spec.mean, spec.std, spec.embedding_layer) == (2.0, (0.1,), (1.0, 2.0, 3.0), "b")
 
 
+def test_a_preparation_is_told_in_words_and_compared_by_channel() -> None:
+    one = read_input(manifest(input_scale=255, input_mean=0.5, input_std=[0.25]), ModelInput())
+    assert one.preparation == "(pixel / 255 - 0.5) / 0.25"
+    same = read_input(manifest(input_scale=255.0, input_mean=[0.5] * 3, input_std=[0.25] * 3), ModelInput())
+    assert same.preparation == "(pixel / 255 - 0.5 0.5 0.5) / 0.25 0.25 0.25"
+    assert one.prepares_like(same)
+    assert same.prepares_like(one)
+    for other in (
+        manifest(input_scale=1, input_mean=0.5, input_std=0.25),
+        manifest(input_mean=[0.5, 0.5, 0.4], input_std=0.25),
+        manifest(input_mean=0.5),
+    ):
+        assert not one.prepares_like(read_input(other, ModelInput()))
+    ours = ModelInput(scale=2, mean=[0], std=[1])
+    assert read_input(manifest(input_scale=3), ours).prepares_like(read_input(manifest(input_mean=9), ours))
+
+
 def test_class_names_come_along() -> None:
     assert read_input(manifest(class_names=["a", "b"]), ModelInput()).class_names == ("a", "b")
     assert read_input(manifest(), ModelInput()).class_names is None

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import uuid
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -14,6 +15,7 @@ from promotion_gate import operators, transition
 from promotion_gate.core.errors import ArtifactError, ExitCode, RegistryConflict, RegistryError
 from promotion_gate.core.keys import Keyring
 from promotion_gate.core.types import ModelRef, Outcome
+from promotion_gate.registry.interface import LockHolder
 from promotion_gate.registry.mlflow import MlflowRegistry
 from promotion_gate.registry.naming import lock_name
 from promotion_gate.transition import Actor, Judged
@@ -135,6 +137,34 @@ def test_of_two_promoters_at_once_one_wins_and_the_other_is_told(mlflow_server, 
     assert winners == [registry.model(name).aliases["production"]]
     done = [e for e in registry.events(name) if e.state == "done"]
     assert [e.pointer.to_version for e in done] == [1, *winners]
+
+
+def test_of_several_who_break_one_stale_lock_at_once_one_holds_it(mlflow_server, registry, name):
+    now = datetime.now(UTC)
+    registry.acquire_lock(name, LockHolder("dead", "dead@ship", now - timedelta(seconds=1)))
+    heirs = [LockHolder(f"heir {i}", f"heir{i}@ship", now + timedelta(seconds=120)) for i in range(4)]
+    start = threading.Barrier(len(heirs))
+    won, told = [], []
+
+    def run(heir):
+        own = MlflowRegistry(mlflow_server)
+        own.model(name)
+        start.wait()
+        try:
+            own.acquire_lock(name, heir)
+            won.append(heir.token)
+        except RegistryConflict as conflict:
+            told.append(str(conflict))
+
+    threads = [threading.Thread(target=run, args=(heir,)) for heir in heirs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) + len(told) == len(heirs)
+    assert won == [registry.lock_holder(name).token]
+    registry.release_lock(name, next(heir for heir in heirs if heir.token == won[0]))
+    assert registry.lock_holder(name) is None
 
 
 KILLED = """
