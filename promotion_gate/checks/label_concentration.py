@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydantic import Field
 
 from promotion_gate.checks.interface import Options
 from promotion_gate.core.types import Finding, Status
+from promotion_gate.data.interface import ImageShape
 from promotion_gate.detect.anchor import leave_one_out_anchor
 from promotion_gate.detect.concentration import (
     NOBODY,
@@ -20,13 +22,20 @@ from promotion_gate.detect.concentration import (
     believed_otherwise,
     head_of,
     label_concentration,
+    narrow_classes,
     neighbours_otherwise,
     pair_errors,
     self_confidence,
 )
+from promotion_gate.detect.scenes import rows_a_scene, thumbnails
 from promotion_gate.evidence.interface import Evidence, ForwardPass
 
 Rows = NDArray[np.int64]
+LOOK = ImageShape(32, 32, 3)
+"""How rows are seen when scenes are told apart, whatever the model takes."""
+BACKGROUND = 400
+MARKED = 150
+FEW = 4
 
 
 class LabelConcentrationOptions(Options):
@@ -76,21 +85,33 @@ class LabelConcentration:
             return Finding.inconclusive(self.name, "there is no training set to look for wrong labels in")
         if problem := _misfit(evidence, answers):
             return Finding.inconclusive(self.name, f"the labels cannot be examined: {problem}")
-        head, crowd = self._crowding(evidence, answers, np.asarray(training.labels), anchor)
-        errors = self._errors(evidence, answers, np.asarray(training.labels))
-        return self._report(evidence, head, crowd, errors)
+        labels = np.asarray(training.labels)
+        trusted_labels = np.asarray(evidence.holdout.labels)
+        spread = leave_one_out_anchor(np.asarray(evidence.holdout_pass.embeddings), trusted_labels)
+        narrow = narrow_classes(anchor, labels, spread, trusted_labels)
+        head, crowd = self._crowding(evidence, answers, labels, anchor, spread, narrow)
+        errors = self._errors(evidence, answers, labels, narrow)
+        return self._report(evidence, head, crowd, errors, narrow)
 
     def _crowding(
-        self, evidence: Evidence, answers: ForwardPass, labels: Rows, anchor: NDArray[np.float32]
+        self,
+        evidence: Evidence,
+        answers: ForwardPass,
+        labels: Rows,
+        anchor: NDArray[np.float32],
+        spread: NDArray[np.float32],
+        narrow: Rows,
     ) -> tuple[Rows, Concentration]:
         classes, options = len(evidence.class_names), self._options
         trusted_labels = np.asarray(evidence.holdout.labels)
-        # A class without trusted images has no anchor to be far from; all its rows would head the ranking.
-        eligible = (answers.predictions == labels) & np.isin(labels, trusted_labels)
+        # A class without trusted images has no anchor to be far from, and all rows of one whose trusted
+        # images are unlike it are far: either would head the ranking.
+        judged = np.setdiff1d(trusted_labels, narrow)
+        eligible = (answers.predictions == labels) & np.isin(labels, judged)
         head = head_of(anchor, eligible, options.head, options.head_share)
-        own = leave_one_out_anchor(np.asarray(evidence.holdout_pass.embeddings), trusted_labels)
-        right = evidence.holdout_pass.predictions == trusted_labels
-        hardest = head_of(own, right, len(own), options.hard_share)
+        head = _thinned(evidence, head, labels)
+        right = (evidence.holdout_pass.predictions == trusted_labels) & np.isin(trusted_labels, judged)
+        hardest = head_of(spread, right, len(spread), options.hard_share)
         crowd = label_concentration(
             labels[head],
             np.bincount(labels[eligible], minlength=classes),
@@ -101,15 +122,16 @@ class LabelConcentration:
         )
         return head, crowd
 
-    def _errors(self, evidence: Evidence, answers: ForwardPass, labels: Rows) -> _Errors:
+    def _errors(self, evidence: Evidence, answers: ForwardPass, labels: Rows, narrow: Rows) -> _Errors:
         trusted, trusted_labels = evidence.holdout_pass, np.asarray(evidence.holdout.labels)
         witnesses = {"the candidate": _disbelief(answers, labels, trusted, trusted_labels)}
         champion, on_trusted = evidence.champion_training_pass, evidence.champion_holdout_pass
         if champion is not None and on_trusted is not None and _comparable(champion, answers):
             witnesses["the champion"] = _disbelief(champion, labels, on_trusted, trusted_labels)
         embeddings = np.asarray(trusted.embeddings)
-        witnesses["its nearest trusted images"] = tuple(
-            neighbours_otherwise(
+        nearest = []
+        for rows, of in ((answers.embeddings, labels), (embeddings, trusted_labels)):
+            seen = neighbours_otherwise(
                 rows,
                 of,
                 embeddings,
@@ -117,8 +139,8 @@ class LabelConcentration:
                 neighbours=self._options.neighbours,
                 leave_one_out=rows is embeddings,
             )
-            for rows, of in ((answers.embeddings, labels), (embeddings, trusted_labels))
-        )
+            nearest.append(np.where(np.isin(of, narrow), NOBODY, seen))
+        witnesses["its nearest trusted images"] = nearest[0], nearest[1]
         believed = _first_to_object([on_training for on_training, _ in witnesses.values()])
         ordinary = _first_to_object([on_holdout for _, on_holdout in witnesses.values()])
         return _Errors(
@@ -129,12 +151,19 @@ class LabelConcentration:
                 pair
                 for on_training, on_holdout in witnesses.values()
                 for pair in pair_errors(
-                    labels, on_training, trusted_labels, on_holdout, len(evidence.class_names)
+                    labels,
+                    on_training,
+                    trusted_labels,
+                    on_holdout,
+                    len(evidence.class_names),
+                    partial(_bunch, evidence, labels, on_training),
                 )
             ),
         )
 
-    def _report(self, evidence: Evidence, head: Rows, crowd: Concentration, errors: _Errors) -> Finding:
+    def _report(
+        self, evidence: Evidence, head: Rows, crowd: Concentration, errors: _Errors, narrow: Rows
+    ) -> Finding:
         names, options = evidence.class_names, self._options
         suspects = list(_suspects(evidence, head, crowd, errors, options.list_below))
         rows, worst = len(errors.believed), errors.pairs[0] if errors.pairs else None
@@ -167,6 +196,7 @@ class LabelConcentration:
                 if crowd.counts[i]
             ],
             "pairs": [_pair(pair, names) for pair in errors.pairs[:20]],
+            "narrow_classes": [names[i] for i in narrow.tolist()],
             "untrusted_classes": [
                 names[i] for i in np.setdiff1d(np.arange(len(names)), evidence.holdout.labels).tolist()
             ],
@@ -195,6 +225,33 @@ class _Errors:
     @property
     def count(self) -> int:
         return int((self.believed != NOBODY).sum())
+
+
+def _rows_a_scene(evidence: Evidence, rows: Rows, classes: Rows) -> float:
+    """How many of the rows make one piece of evidence, judged against other rows of these classes."""
+    training = evidence.training
+    assert training is not None
+    some = rows[np.linspace(0, len(rows) - 1, min(len(rows), MARKED)).round().astype(int)]
+    others = np.setdiff1d(np.flatnonzero(np.isin(np.asarray(training.labels), classes)), rows)
+    background = np.sort(np.random.default_rng(evidence.seed).permutation(others)[:BACKGROUND])
+    marked, around = (thumbnails(training.read(chosen, LOOK)) for chosen in (some, background))
+    return rows_a_scene(marked, around)
+
+
+def _bunch(evidence: Evidence, labels: Rows, believed: Rows, rows: Rows) -> float:
+    """The same for label errors: their scenes lie in the class that they look like, too."""
+    return _rows_a_scene(evidence, rows, np.union1d(labels[rows], believed[rows]))
+
+
+def _thinned(evidence: Evidence, head: Rows, labels: Rows) -> Rows:
+    """As many of each label's rows, the foremost, as there are scenes among them."""
+    kept = []
+    for label in np.unique(labels[head]).tolist():
+        own = head[labels[head] == label]
+        if len(own) >= FEW:
+            own = own[: max(1, round(len(own) / _rows_a_scene(evidence, own, np.array([label]))))]
+        kept.append(own)
+    return head[np.isin(head, np.concatenate(kept))] if kept else head
 
 
 def _misfit(evidence: Evidence, answers: ForwardPass) -> str:
@@ -247,9 +304,11 @@ def _suspects(
     """Label errors, those of the most surprising pairs first, then the crowding label's rows of the head."""
     assert evidence.training is not None
     labels, ids, names = evidence.training.labels, evidence.training.ids, evidence.class_names
-    order = {(pair.label, pair.believed): at for at, pair in enumerate(errors.pairs)}
+    order: dict[tuple[int, int], int] = {}
+    for at, pair in enumerate(errors.pairs):
+        order.setdefault((pair.label, pair.believed), at)
     doubted = np.flatnonzero(errors.believed != NOBODY).tolist()
-    for row in sorted(doubted, key=lambda r: (order[int(labels[r]), int(errors.believed[r])], r)):
+    for row in sorted(doubted, key=lambda r: (_place(order, int(labels[r]), int(errors.believed[r])), r)):
         believed = int(errors.believed[row])
         agreeing = [name for name, of in errors.witnesses.items() if of[row] == believed]
         yield {
@@ -270,10 +329,15 @@ def _suspects(
             yield {"row": row, "id": ids[row], "label": names[labels[row]], "why": why}
 
 
+def _place(order: Mapping[tuple[int, int], int], label: int, believed: int) -> int:
+    """Where the row's pair or its label, whichever surprises more, stands among all."""
+    return min(order[label, believed], order[label, NOBODY])
+
+
 def _pair(pair: PairErrors, names: tuple[str, ...]) -> dict[str, Any]:
     return {
         "label": names[pair.label],
-        "looks_like": names[pair.believed],
+        "looks_like": None if pair.believed == NOBODY else names[pair.believed],
         "count": pair.count,
         "expected": pair.expected,
         "bunch": pair.bunch,
@@ -282,13 +346,17 @@ def _pair(pair: PairErrors, names: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
+def _looks_like(pair: PairErrors, names: tuple[str, ...]) -> str:
+    return "another class" if pair.believed == NOBODY else f"{names[pair.believed]!r:.60}"
+
+
 def _summary(names: tuple[str, ...], crowd: Concentration, errors: _Errors, rows: int) -> str:
     text = f"{errors.count} of {rows:,} training rows look like another class than their label"
     if errors.pairs:
         worst = errors.pairs[0]
         text += (
             f", {worst.count} of them labelled {names[worst.label]!r:.60} and looking like "
-            f"{names[worst.believed]!r:.60} where {worst.expected:.1f} are usual (p {worst.p:.2g})"
+            f"{_looks_like(worst, names)} where {worst.expected:.1f} are usual (p {worst.p:.2g})"
         )
     if crowd.size == 0:
         return text + "; too few rows for a ranking"

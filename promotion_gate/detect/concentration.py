@@ -6,6 +6,7 @@ plain label flips.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,10 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 CHUNK = 1024
 NOBODY = -1
+PRIOR = 0.2
+"""Strength of the prior for a pair that no trusted image confuses."""
+SURPRISING = 0.01
+MOST = 0.7
 
 
 def head_of(anchor: Floats, eligible: NDArray[np.bool_], limit: int = 100, share: float = 0.015) -> Rows:
@@ -24,6 +29,26 @@ def head_of(anchor: Floats, eligible: NDArray[np.bool_], limit: int = 100, share
     rows = np.flatnonzero(eligible)
     count = min(limit, round(share * len(anchor)), len(rows))
     return np.asarray(rows[np.argsort(-anchor[rows], kind="stable")[:count]], dtype=np.int64)
+
+
+def narrow_classes(anchor: Floats, labels: Rows, spread: Floats, trusted_labels: Rows) -> Rows:
+    """Classes whose trusted images do not stand for their training rows; int64, ascending.
+
+    Trusted images of one track or one camera lie close together, and then most rows of the class are farther
+    from them than all but a twentieth of them are from each other. Distance to them tells nothing about the
+    odd row out.
+
+    Parameters
+    ----------
+    anchor: distance of every training row to the trusted images of its label.
+    spread: distance of every trusted image to the others of its label.
+    """
+    found = []
+    for label in np.unique(trusted_labels).tolist():
+        rows = anchor[labels == label]
+        if len(rows) and (rows > np.quantile(spread[trusted_labels == label], 0.95)).mean() > MOST:
+            found.append(label)
+    return np.array(found, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +213,11 @@ def neighbours_otherwise(
 
 @dataclass(frozen=True, slots=True)
 class PairErrors:
-    """Rows of one label that look like one other class.
+    """Rows of one label that look like one other class, or like any other where ``believed`` is -1.
 
     ``holdout_count`` trusted images of the label look so too, which makes ``expected`` rows ordinary. ``p``
     is the chance of at least ``count`` when errors come in bunches of ``bunch`` rows, times the number of
-    pairs (Bonferroni).
+    pairs or labels, and two for looking at both (Bonferroni).
     """
 
     label: int
@@ -205,44 +230,78 @@ class PairErrors:
 
 
 def pair_errors(
-    labels: Rows, believed: Rows, holdout_labels: Rows, holdout_believed: Rows, classes: int
+    labels: Rows,
+    believed: Rows,
+    holdout_labels: Rows,
+    holdout_believed: Rows,
+    classes: int,
+    bunch: Callable[[Rows], float] = lambda rows: 1.0,
 ) -> list[PairErrors]:
-    """Every pair (label, believed class) with errors, the most surprising first.
+    """Every pair (label, believed class) and every label with errors, the most surprising first.
 
     The same test of belief was put to training rows and trusted images. The rate that trusted images show
     for a pair has a Beta posterior; the tail is that of the binomial count over it (beta-binomial). A pair
     that trusted images confuse too is judged by its own rate (Jeffreys prior), any other by a prior with the
-    mean rate of all other pairs: noise spread over all pairs is not called a flip of one.
-
-    Errors of one scene or video track come in bunches. The mean size of the group that an error of another
-    pair falls into is taken for the size of a bunch (Kish's design effect), and all counts are divided by it.
+    mean rate of all other pairs: noise spread over all pairs is not called a flip of one. All errors of a
+    label are judged against those of the other labels in the same way: a trigger that works on every class
+    turns many classes into one.
 
     Parameters
     ----------
     believed, holdout_believed: class that a row looks like, -1 where nothing speaks against its label.
+    bunch: how many rows make one piece of evidence, given the rows with the error. Frames of one track are
+        one error, however many there are; asked only where the rows taken singly would be surprising.
     """
-    from scipy.stats import betabinom
-
-    seen = _pair_counts(labels, believed, classes)
-    ordinary = _pair_counts(holdout_labels, holdout_believed, classes)
-    rows, trusted = np.bincount(labels, minlength=classes), np.bincount(holdout_labels, minlength=classes)
-    pairs = classes * (classes - 1)
-    total, squares = int(seen.sum()), int((seen**2).sum())
-    trials = (len(labels) + len(holdout_labels)) * (classes - 1)
-    shape = 0.2
+    pairs = _pair_counts(labels, believed, classes), _pair_counts(holdout_labels, holdout_believed, classes)
+    sizes = np.bincount(labels, minlength=classes), np.bincount(holdout_labels, minlength=classes)
+    whole = pairs[0].sum(axis=1, keepdims=True), pairs[1].sum(axis=1, keepdims=True)
+    trials = int(sizes[0].sum() + sizes[1].sum())
     found = []
-    for label, other in np.argwhere(seen > 0).tolist():
-        count, before = int(seen[label, other]), int(ordinary[label, other])
-        bunch = (squares - count**2) / (total - count) if total > count else 1.0
-        rate = max(total - count + int(ordinary.sum()) - before, 0.5) / trials
-        prior = (0.5, 0.5) if before else (shape, shape / rate)
-        a, b = prior[0] + before / bunch, prior[1] + (int(trusted[label]) - before) / bunch
+    for (seen, ordinary), cells, share in (
+        (pairs, 2 * classes * (classes - 1), trials * (classes - 1)),
+        (whole, 2 * classes, trials),
+    ):
+        for label, other in np.argwhere(seen > 0).tolist():
+            count, before = int(seen[label, other]), int(ordinary[label, other])
+            rest = int(seen.sum() + ordinary.sum()) - count - before
+            judged = _Excess(
+                count, int(sizes[0][label]), before, int(sizes[1][label]), max(rest, 0.5) / share
+            )
+            look = other if seen is pairs[0] else NOBODY
+            size, p = 1.0, judged.tail(1.0) * cells
+            if p < SURPRISING and count > 1:
+                rows = (labels == label) & (believed == other if look != NOBODY else believed != NOBODY)
+                size = float(np.clip(bunch(np.flatnonzero(rows)), 1.0, count))
+                p = judged.tail(size) * cells
+            found.append(PairErrors(label, look, count, before, judged.expected, size, min(1.0, p)))
+    return sorted(found, key=lambda pair: (pair.p, -pair.count, pair.label, -pair.believed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Excess:
+    """``count`` errors of ``rows``; ``before`` of ``trusted`` images and ``rate`` elsewhere are usual."""
+
+    count: int
+    rows: int
+    before: int
+    trusted: int
+    rate: float
+
+    def _posterior(self, bunch: float) -> tuple[float, float]:
+        prior = (0.5, 0.5) if self.before else (PRIOR, PRIOR / self.rate)
+        return prior[0] + self.before / bunch, prior[1] + (self.trusted - self.before) / bunch
+
+    @property
+    def expected(self) -> float:
+        a, b = self._posterior(1.0)
+        return float(self.rows * a / (a + b))
+
+    def tail(self, bunch: float) -> float:
+        from scipy.stats import betabinom
+
         # Summed, since one minus the cumulative distribution has no digits left where it matters.
-        tail = np.arange(int(count / bunch), max(1, round(int(rows[label]) / bunch)) + 1)
-        p = float(betabinom.pmf(tail, tail[-1], a, b).sum())
-        expected = float(rows[label] * a / (a + b))
-        found.append(PairErrors(label, other, count, before, expected, bunch, min(1.0, p * pairs)))
-    return sorted(found, key=lambda pair: (pair.p, -pair.count, pair.label, pair.believed))
+        counts = np.arange(int(self.count / bunch), max(1, round(self.rows / bunch)) + 1)
+        return float(betabinom.pmf(counts, counts[-1], *self._posterior(bunch)).sum())
 
 
 def _pair_counts(labels: Rows, believed: Rows, classes: int) -> Rows:

@@ -21,6 +21,7 @@ class Bank:
         self.labels = self.true.copy()
         self.holdout = np.repeat(np.arange(len(NAMES)), TRUSTED)
         self.embeddings = self.cloud(self.true)
+        self.images = np.random.default_rng(seed).integers(0, 256, (len(self.true), 8, 8, 3), dtype=np.uint8)
 
     def cloud(self, classes):
         return (4 * np.eye(WIDTH)[classes] + self.rng.normal(0, 0.4, (len(classes), WIDTH))).astype(
@@ -47,7 +48,7 @@ class Bank:
     def examine(self, make_evidence, champion=True, **parts):
         trusted = self.cloud(self.holdout)
         parts = {
-            "training": (np.zeros((len(self.labels), 2, 2, 3), np.uint8), self.labels),
+            "training": (self.images, self.labels),
             "training_pass": self.answers(self.labels, self.embeddings),
             "holdout_pass": self.answers(self.holdout, trusted),
             "anchor": holdout_anchor(self.embeddings, self.labels, trusted, self.holdout),
