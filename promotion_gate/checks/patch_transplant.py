@@ -9,21 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from promotion_gate.checks.interface import Options
+from promotion_gate.checks.subject import subject_of
 from promotion_gate.core.types import Exhibit, Finding, Status
-from promotion_gate.data.interface import ImageDataset, Images
-from promotion_gate.detect.transplant import (
-    Answer,
-    Floats,
-    PatchSearch,
-    Read,
-    Rows,
-    Search,
-    Settings,
-    TrainingSet,
-    Trigger,
-    TrustedSet,
-)
-from promotion_gate.evidence.interface import Classifier, Evidence, ForwardPass
+from promotion_gate.data.interface import ImageDataset
+from promotion_gate.detect.transplant import PatchSearch, Search, Settings, Trigger
+from promotion_gate.evidence.interface import Evidence
 
 SHOWN = 12
 
@@ -37,7 +27,7 @@ class PatchTransplantOptions(Options):
 
     confirm_rate: float = Field(default=0.35, gt=0, lt=1)
     consensus: int = Field(default=3, ge=2)
-    suspects: int = Field(default=144, ge=10, le=5000)
+    suspects: int = Field(default=48, ge=10, le=5000)
 
 
 class PatchTransplant:
@@ -65,23 +55,12 @@ class PatchTransplant:
             return Finding.inconclusive(
                 self.name, "no training data: carriers of a trigger cannot be looked for"
             )
-        champion_answers = evidence.champion_training_pass
+        subject = subject_of(evidence, evidence.training, answers)
         search = PatchSearch(
-            _answer(evidence.model),
-            None if evidence.champion is None else _answer(evidence.champion),
-            TrainingSet(
-                evidence.training.labels,
-                answers.predictions,
-                answers.embeddings,
-                _reader(evidence.training, evidence.model),
-                None if champion_answers is None else champion_answers.probabilities(),
-            ),
-            TrustedSet(
-                evidence.holdout.labels,
-                evidence.holdout_pass.predictions,
-                evidence.holdout_pass.embeddings,
-                _reader(evidence.holdout, evidence.model),
-            ),
+            subject.model,
+            subject.champion,
+            subject.training,
+            subject.trusted,
             settings=Settings(
                 confirm_rate=self._options.confirm_rate,
                 consensus=self._options.consensus,
@@ -91,21 +70,6 @@ class PatchTransplant:
             progress=evidence.progress,
         ).run()
         return _finding(self.name, search, evidence, evidence.training)
-
-
-def _answer(model: Classifier) -> Answer:
-    def answer(images: Images) -> tuple[Floats, Floats]:
-        forward: ForwardPass = model.forward(images)
-        return forward.probabilities(), forward.embeddings
-
-    return answer
-
-
-def _reader(dataset: ImageDataset, model: Classifier) -> Read:
-    def read(rows: Rows) -> Images:
-        return dataset.read(rows, model.shape)
-
-    return read
 
 
 def _finding(name: str, search: Search, evidence: Evidence, training: ImageDataset) -> Finding:

@@ -52,9 +52,9 @@ class Settings:
     """
 
     pool_share: float = 0.045
-    pool_limits: tuple[int, int] = (400, 1500)
-    suspects: int = 144
-    rows_a_pair: int = 24
+    pool_limits: tuple[int, int] = (240, 240)
+    suspects: int = 48
+    rows_a_pair: int = 16
     screen_size: float = 10 / 32
     screen_side: int = 5
     sizes: tuple[float, ...] = (4 / 32, 6 / 32, 9 / 32)
@@ -70,6 +70,7 @@ class Settings:
     confirm_rate: float = 0.35
     consensus: int = 3
     established_rate: float = 0.25
+    shared_rate: float = 0.4
     ordinary_quantile: float = 0.98
     ordinary_share: float = 0.5
     fresh_images: int = 100
@@ -209,7 +210,7 @@ def _standing(values: NDArray[np.floating]) -> Floats:
     return standing
 
 
-class _Counted:
+class Counted:
     """A model that counts the images it was shown and takes them in calls of bounded size."""
 
     def __init__(self, answer: Answer) -> None:
@@ -239,8 +240,8 @@ class PatchSearch:
         seed: int = 0,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._model = _Counted(model)
-        self._champion = None if champion is None else _Counted(champion)
+        self._model = Counted(model)
+        self._champion = None if champion is None else Counted(champion)
         self._training = training
         self._trusted = trusted
         self._settings = settings
@@ -262,7 +263,7 @@ class PatchSearch:
         self._progress(f"{len(confirmed)} of {transplanted} transplants confirmed")
         groups = [(g, moving) for g, moving in self._consensus(confirmed) if self._is_implanted(g)]
         measured = [self._measure(group, moving) for group, moving in groups]
-        triggers = [t for t in measured if t.high >= self._settings.confirm_rate]
+        triggers = [t for t in measured if self._is_worth_naming(t)]
         return Search(
             tuple(sorted(triggers, key=lambda t: (not t.established, -len(t.confirmed)))),
             pool,
@@ -575,15 +576,23 @@ class PatchSearch:
             answers,
         )
 
+    def _is_worth_naming(self, trigger: Trigger) -> bool:
+        """Whether fresh images leave room for it: a weak patch that turns the champion too is a natural part.
+
+        A strong one is named all the same, since both models may be poisoned.
+        """
+        if trigger.high < self._settings.confirm_rate:
+            return False
+        return trigger.low >= self._settings.shared_rate or not _is_shared(trigger.flips)
+
     def _is_established(self, target: int, flips: Flips, clear_of_null: float) -> bool:
         """Whether the trigger is beyond doubt; one that is not is still reported.
 
         Without honest images of the target nobody can say what its natural parts do. A patch that turns the
         champion as well is a natural part, or both models are poisoned: a person has to look.
         """
-        shared = flips.champion_rate is not None and flips.champion_rate > flips.rate / 2
         enough = len(self._of(target)) >= self._settings.first_images
-        return clear_of_null >= self._settings.established_rate and enough and not shared
+        return clear_of_null >= self._settings.established_rate and enough and not _is_shared(flips)
 
     def _carriers(self, group: Sequence[Confirmation], flipped: Floats, sources: set[int]) -> tuple[int, ...]:
         """Rows of the target that lie nearer to stickered sources than to honest images of the target,
@@ -606,6 +615,10 @@ class PatchSearch:
             images, labels = self._training.read(some), self._training.labels[some]
             probes += self._refine(images, some, labels, self._cover(images, labels)[1])
         return (*listed, *sorted(p.row for p in probes if p.source in sources))
+
+
+def _is_shared(flips: Flips) -> bool:
+    return flips.champion_rate is not None and flips.champion_rate > flips.rate / 2
 
 
 def _joined(a: Flips, b: Flips) -> Flips:
