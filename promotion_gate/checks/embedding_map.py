@@ -49,7 +49,14 @@ class EmbeddingMap:
         "points": "images on the map",
         "trustworthiness": "how far neighbours on the map are neighbours to the model, 0 to 1",
     }
-    after: ClassVar[tuple[str, ...]] = ("patch-transplant", "label-concentration")
+    after: ClassVar[tuple[str, ...]] = (
+        "patch-transplant",
+        "residual-transplant",
+        "label-concentration",
+        "activation-clustering",
+        "spectral-signature",
+        "batch-anomaly",
+    )
     options_type: ClassVar[type[Options]] = EmbeddingMapOptions
 
     def __init__(
