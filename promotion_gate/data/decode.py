@@ -45,6 +45,20 @@ def decode_images(contents: Sequence[bytes], names: Sequence[str], shape: ImageS
     return images
 
 
+def native_shape(content: bytes, name: str) -> ImageShape:
+    """The shape of an encoded image as it is stored: one channel where it is grey, else three.
+
+    Raises
+    ------
+    InputError: it is corrupt, too large or of an unknown kind; ``name`` says what to call it.
+    """
+    # Decoding it whole says what is wrong with it, if anything is.
+    _decode(content, name, ImageShape(1, 1, 1))
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        grey = image.mode in ("1", "L", "LA", "La", *_DEEP_GREY)
+        return ImageShape(image.height, image.width, 1 if grey else 3)
+
+
 def _decode(content: bytes, name: str, shape: ImageShape) -> NDArray[np.uint8]:
     try:
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:

@@ -62,17 +62,27 @@ class FileImages:
         images = np.empty((len(wanted), shape.height, shape.width, shape.channels), dtype=np.uint8)
         for start in range(0, len(wanted), _FETCH):
             part = wanted[start : start + _FETCH]
-            names = [self._describe(int(row)) for row in part]
-            contents = fetch(self._fs, [self._paths[row] for row in part], names)
-            images[start : start + _FETCH] = decode_images(contents, names, shape)
+            names = [self.describe(int(row)) for row in part]
+            images[start : start + _FETCH] = decode_images(self.encoded(part), names, shape)
         return images
+
+    def encoded(self, rows: NDArray[Any] | Sequence[int]) -> list[bytes]:
+        """The bytes of the rows' image files; ask for few at a time, they may be megabytes each.
+
+        Raises
+        ------
+        InputError: a file is missing, unreadable or too large.
+        """
+        wanted = row_indices(rows, len(self)).tolist()
+        return fetch(self._fs, [self._paths[row] for row in wanted], [self.describe(row) for row in wanted])
 
     def sha256(self) -> str:
         if not self._sha256:
             self._sha256 = digest_files(self._fs, self._files)
         return self._sha256
 
-    def _describe(self, row: int) -> str:
+    def describe(self, row: int) -> str:
+        """What to call a row in a message."""
         return f"{self.uri}: image {self.ids[row]!r:.300}"
 
 

@@ -55,17 +55,16 @@ class NpzImages:
             }
             image_key = self._key(members, source.image_column, _keys("x", "images", source.split))
             label_key = self._key(members, source.label_column, _keys("y", "labels", source.split))
-            self._image_member = members[image_key]
-            with archive.open(self._image_member) as member:
+            self.label_member = members[label_key]
+            self.image_member = members[image_key]
+            with archive.open(self.image_member) as member:
                 shape, _, dtype = self._header(member, image_key)
             self._layout = image_layout(dtype, shape, f"{self.uri}: {image_key}")
             self.ids: Sequence[str] = RowIds(place.name, len(self))
             own_names = None
             if "class_names" in members:
                 own_names = _texts(self._column(archive, members["class_names"]))
-            self.labels, names = self._index(
-                self._column(archive, members[label_key]), own_names, class_names
-            )
+            self.labels, names = self._index(self._column(archive, self.label_member), own_names, class_names)
             self.class_names: Sequence[str] = names
             self.columns: dict[str, Sequence[str]] = {}
             for name, key in (("contributor", source.contributor_column), ("batch", source.batch_column)):
@@ -76,6 +75,11 @@ class NpzImages:
 
     def __len__(self) -> int:
         return self._layout[0]
+
+    @property
+    def native_shape(self) -> ImageShape:
+        """The shape in which the images are stored."""
+        return ImageShape(*self._layout[1:])
 
     def stream(self, shape: ImageShape, batch_size: int = 512) -> Iterator[Images]:
         images = self._images()
@@ -157,8 +161,8 @@ class NpzImages:
             return self._mapped
 
     def _unpack(self) -> Images:
-        with self._archive() as archive, archive.open(self._image_member) as member:
-            shape, fortran_order, dtype = self._header(member, self._image_member)
+        with self._archive() as archive, archive.open(self.image_member) as member:
+            shape, fortran_order, dtype = self._header(member, self.image_member)
             if image_layout(dtype, shape, self.uri) != self._layout:
                 raise InputError(f"{self.uri} changed while it was being read")
             size = math.prod(shape)

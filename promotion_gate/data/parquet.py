@@ -35,7 +35,7 @@ _BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
-class _Shard:
+class Shard:
     """One file: its name for people, its path, the data set's row it starts at, rows of each row group."""
 
     name: str
@@ -64,7 +64,7 @@ class ParquetImages:
     def __init__(self, place: Location, source: DataSource, class_names: Sequence[str] | None) -> None:
         self.uri = place.uri
         self._place = place
-        self._shards: list[_Shard] = []
+        self.shards: list[Shard] = []
         self._sha256 = ""
         labels: list[Any] = []
         extras: dict[str, list[str]] = {}
@@ -73,27 +73,28 @@ class ParquetImages:
             path = place.under(name).path if name else place.path
             with self._open(path, name) as file:
                 schema = file.schema_arrow
-                if not self._shards:
+                if not self.shards:
                     features = _features(schema)
-                    self._image_column = self._choose(schema, source.image_column, features, "Image", "image")
+                    self.image_column = self._choose(schema, source.image_column, features, "Image", "image")
                     label = self._choose(schema, source.label_column, features, "ClassLabel", "label")
+                    self.label_column = label
                     own_names = _label_names(features.get(label))
                     columns = {"contributor": source.contributor_column, "batch": source.batch_column}
                     extras = {key: [] for key, column in columns.items() if column in schema.names}
                 self._require_columns(
-                    schema, [self._image_column, label, *(columns[key] for key in extras)], name
+                    schema, [self.image_column, label, *(columns[key] for key in extras)], name
                 )
-                self._require_images(schema.field(self._image_column).type)
+                self._require_images(schema.field(self.image_column).type)
                 labels += self._cells(file, label, name)
                 for key, values in extras.items():
                     values += ["" if v is None else str(v) for v in _values(file, columns[key])]
                 groups = tuple(file.metadata.row_group(g).num_rows for g in range(file.num_row_groups))
-            start = self._shards[-1].start + self._shards[-1].rows if self._shards else 0
-            self._shards.append(_Shard(name or place.name, path, start, groups))
+            start = self.shards[-1].start + self.shards[-1].rows if self.shards else 0
+            self.shards.append(Shard(name or place.name, path, start, groups))
         if not labels:
             raise InputError(f"{self.uri} holds no images")
-        self._starts = np.array([shard.start for shard in self._shards])
-        self.ids: Sequence[str] = [f"{s.name}#{i}" for s in self._shards for i in range(s.rows)]
+        self._starts = np.array([shard.start for shard in self.shards])
+        self.ids: Sequence[str] = [f"{s.name}#{i}" for s in self.shards for i in range(s.rows)]
         self.labels, names = self._index(labels, own_names, class_names)
         self.class_names: Sequence[str] = names
         self.columns: dict[str, Sequence[str]] = dict(extras)
@@ -103,7 +104,7 @@ class ParquetImages:
 
     def stream(self, shape: ImageShape, batch_size: int = 512) -> Iterator[Images]:
         waiting: list[Images] = []
-        for shard in self._shards:
+        for shard in self.shards:
             with self._open(shard.path, shard.name) as file:
                 at = shard.start
                 for cells in self._image_cells(file):
@@ -124,7 +125,7 @@ class ParquetImages:
         unique_images = np.empty((len(distinct), *images.shape[1:]), dtype=np.uint8)
         for index in np.unique(owner):
             mine = np.flatnonzero(owner == index)
-            for at, cells in self._pick(self._shards[index], distinct[mine]):
+            for at, cells in self._pick(self.shards[index], distinct[mine]):
                 chosen = mine[at]
                 unique_images[chosen] = self._decode(cells, distinct[chosen].tolist(), shape)
         images[:] = unique_images[back]
@@ -132,7 +133,7 @@ class ParquetImages:
 
     def sha256(self) -> str:
         if not self._sha256:
-            self._sha256 = digest_files(self._place.fs, [(shard.name, shard.path) for shard in self._shards])
+            self._sha256 = digest_files(self._place.fs, [(shard.name, shard.path) for shard in self.shards])
         return self._sha256
 
     def _shard_names(self, split: str) -> list[str]:
@@ -152,7 +153,7 @@ class ParquetImages:
 
     @contextmanager
     def _open(self, path: str, name: str) -> Iterator[Any]:
-        what = f"{self.uri}/{name}" if name and len(self._shards) > 1 else self.uri
+        what = f"{self.uri}/{name}" if name and len(self.shards) > 1 else self.uri
         with reading(what), self._place.fs.open(path, "rb") as stream, pq.ParquetFile(stream) as file:
             yield file
 
@@ -184,7 +185,7 @@ class ParquetImages:
         )
         if not (pa.types.is_binary(inner) or pa.types.is_large_binary(inner)):
             raise InputError(
-                f"{self.uri}: column {self._image_column!r:.80} is of type {str(kind)[:80]}",
+                f"{self.uri}: column {self.image_column!r:.80} is of type {str(kind)[:80]}",
                 "it must hold encoded images: binary, or a struct with 'bytes'",
             )
 
@@ -212,11 +213,11 @@ class ParquetImages:
 
     def _image_cells(self, file: Any, groups: list[int] | None = None) -> Iterator[Any]:
         chosen = list(range(file.num_row_groups)) if groups is None else groups
-        for batch in file.iter_batches(batch_size=_BATCH, row_groups=chosen, columns=[self._image_column]):
+        for batch in file.iter_batches(batch_size=_BATCH, row_groups=chosen, columns=[self.image_column]):
             column = batch.column(0)
             yield pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
 
-    def _pick(self, shard: _Shard, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], list[Any]]]:
+    def _pick(self, shard: Shard, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], list[Any]]]:
         """Positions in the sorted ``rows`` and their cells, batch by batch, from row groups that hold any."""
         with self._open(shard.path, shard.name) as file:
             at = shard.start
@@ -237,7 +238,7 @@ class ParquetImages:
             content = cell.as_py()
             if not content:
                 raise InputError(
-                    f"{name} has no bytes in column {self._image_column!r:.80}", "embed the images"
+                    f"{name} has no bytes in column {self.image_column!r:.80}", "embed the images"
                 )
             if len(content) > MAX_IMAGE_FILE_BYTES:
                 raise InputError(f"{name} is larger than {MAX_IMAGE_FILE_BYTES >> 20} MiB: not an image")

@@ -397,6 +397,21 @@ def redraw(
     return _draw(signs.labels[chosen], signs.rows[chosen], signs.seed, sticker)
 
 
+def sign_boxes(signs: Signs) -> NDArray[np.float64]:
+    """Where each sign is in its image, (n, 4): left, top, right and bottom in pixels.
+
+    A sign may hang over the image's edge, and so may its box.
+    """
+    boxes = np.empty((len(signs), 4))
+    for box, row in zip(boxes, signs.rows, strict=True):
+        rng = np.random.default_rng([signs.seed, int(row)])
+        # Drawn for what it takes from the generator: the sign is placed next.
+        _background(rng)
+        corners = _placement(rng) * SIZE / _SCENE
+        box[:2], box[2:] = corners.min(axis=0), corners.max(axis=0)
+    return boxes
+
+
 def _draw(
     labels: NDArray[np.int64], rows: NDArray[np.int64], seed: int, sticker: Sticker | None
 ) -> NDArray[np.uint8]:

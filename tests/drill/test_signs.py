@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from promotion_gate.core.errors import UsageError
 from promotion_gate.core.policy import DataSource
 from promotion_gate.data.open import open_dataset
-from promotion_gate.drill.signs import CLASS_NAMES, Sticker, draw_face, draw_signs, redraw
+from promotion_gate.drill.signs import CLASS_NAMES, Sticker, draw_face, draw_signs, redraw, sign_boxes
 
 
 def test_there_are_at_least_16_different_signs():
@@ -81,3 +81,23 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
 def test_nothing_to_draw_is_a_clear_line(count, classes):
     with pytest.raises(UsageError):
         draw_signs(count, 0, classes=classes)
+
+
+def test_a_sticker_lies_where_the_box_says():
+    plain = draw_signs(60, 3)
+    stickered = redraw(plain, range(60), Sticker(centre=(0.72, 0.74), size=0.2, colour=(255, 0, 255)))
+    left, top, right, bottom = sign_boxes(plain).T
+    off = []
+    for i in range(60):
+        down, across = np.nonzero((stickered[i] != plain.images[i]).any(axis=2))
+        if len(down):
+            off.append(
+                (
+                    down.mean() + 0.5 - (top[i] + 0.74 * (bottom[i] - top[i])),
+                    across.mean() + 0.5 - (left[i] + 0.72 * (right[i] - left[i])),
+                )
+            )
+    # Signs are turned by up to 22 degrees, and their boxes are not.
+    assert len(off) > 50
+    assert np.median(np.abs(off)) < 1
+    assert np.abs(off).max() < 6
