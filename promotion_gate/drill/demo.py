@@ -11,8 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +26,7 @@ from promotion_gate.core.record import whoami
 from promotion_gate.core.types import ModelRef, Outcome
 from promotion_gate.data.open import open_dataset
 from promotion_gate.drill.poison import StickerPoison
+from promotion_gate.drill.registration import quiet_mlflow
 from promotion_gate.drill.signs import Signs, draw_signs
 from promotion_gate.operators import plain
 from promotion_gate.transition import Actor
@@ -108,7 +108,7 @@ def run_demo(folder: Path, *, seed: int) -> None:
     DemoFailed: the gate or the rollback did something other than the demo is there to show.
     """
     home = _fresh_folder(folder)
-    with _Screen() as screen, _quiet():
+    with _Screen() as screen, quiet_mlflow():
         _Demo(home, seed, screen).run()
 
 
@@ -440,17 +440,3 @@ class _Screen:
         elif now - self._last >= PLAIN_SECONDS:
             self._last = now
             self._console.print(f"    {text}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow's word on every table and version it makes; what goes wrong is raised all the same."""
-    # An OpenMP thread that spins while it waits takes the core from the one it waits for.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # Counted, unlike MLflow's plain switch, so that its own code does not switch it back on halfway.
-    from mlflow.utils.autologging_utils import MlflowEventsAndWarningsBehaviorGlobally
-
-    with MlflowEventsAndWarningsBehaviorGlobally(
-        disable_event_logs=True, disable_warnings=False, reroute_warnings=False
-    ):
-        yield

@@ -6,11 +6,11 @@ import argparse
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from promotion_gate.drill.recorder import PerClassLoss
 SCALE = 255.0
 MEAN = (0.4, 0.38, 0.38)
 STD = (0.25, 0.25, 0.25)
+LEARNING_RATE = 4e-3
+"""The peak of the schedule when training from scratch."""
 
 
 class ClassLosses(Protocol):
@@ -62,6 +64,55 @@ def small_cnn(classes: int, size: int = 32) -> nn.Sequential:
     )
 
 
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; ``stride`` 2 halves height and width.
+
+    He et al., "Deep residual learning for image recognition", 2016 (arXiv:1512.03385).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        self.relu = nn.ReLU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.relu(self.residual(images) + self.shortcut(images))  # type: ignore[no-any-return]
+
+
+def small_resnet(classes: int, size: int = 32) -> nn.Sequential:
+    """A residual network of three blocks: 10 million multiply-adds on a 32x32 RGB image; any ``size``."""
+    return nn.Sequential(
+        nn.Conv2d(3, 24, 3, padding=1, bias=False),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(24),
+        nn.ReLU(),
+        BasicBlock(24, 32),
+        BasicBlock(32, 64, stride=2),
+        BasicBlock(64, 96, stride=2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(96, classes),
+    )
+
+
+Architecture = Literal["small-cnn", "resnet"]
+ARCHITECTURES: Mapping[Architecture, Callable[[int, int], nn.Sequential]] = {
+    "small-cnn": small_cnn,
+    "resnet": small_resnet,
+}
+
+
 def normalised(images: NDArray[np.uint8]) -> Tensor:
     """uint8 (n, H, W, 3) as the network takes it: float32 (n, 3, H, W), ``(pixel / 255 - mean) / std``."""
     scaled = torch.from_numpy(images).permute(0, 3, 1, 2).to(torch.float32) / SCALE
@@ -76,13 +127,14 @@ def train(
     seed: int,
     epochs: int = 8,
     batch_size: int = 64,
-    learning_rate: float = 4e-3,
+    learning_rate: float = LEARNING_RATE,
     threads: int = 1,
-    start: nn.Sequential | None = None,
+    architecture: Architecture = "small-cnn",
+    start: nn.Module | None = None,
     losses: ClassLosses | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> nn.Sequential:
-    """Train a :func:`small_cnn` with AdamW and a one-cycle learning rate.
+    """Train one of :data:`ARCHITECTURES` with AdamW and a one-cycle learning rate.
 
     The same inputs, seed and ``threads`` give the same weights on one machine.
 
@@ -91,11 +143,11 @@ def train(
     images: uint8 (n, size, size, 3); a memory map will do.
     labels: class index of each image, (n,).
     threads: more than one is faster on idle cores alone; on busy ones the threads wait for each other.
-    start: fine-tune a copy of this :func:`small_cnn` instead of starting from scratch.
+    start: fine-tune a copy of this model of the same architecture instead of starting from scratch.
     losses: is given every batch's losses and logged after every epoch.
     """
     with _reproducible(seed, threads):
-        model = small_cnn(classes, images.shape[1])
+        model = ARCHITECTURES[architecture](classes, images.shape[1])
         if start is not None:
             model.load_state_dict(start.state_dict())
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -202,9 +254,9 @@ def train_and_register(
         raise UsageError(f"the image size {size} is not a multiple of 8 from 16 up")
     parameters = {"seed": seed, "epochs": epochs, "size": size, "threads": threads, "classes": len(classes)}
     try:
-        with mlflow.start_run() as run, _pixels(training, size) as images:
+        with mlflow.start_run() as run, decoded(training, size) as images:
             mlflow.log_params(parameters)
-            _log_dataset(training, images, "training")
+            log_dataset(training, images, "training")
             model = train(
                 images,
                 training.labels,
@@ -216,17 +268,23 @@ def train_and_register(
                 progress=progress,
             )
             accuracy = None if holdout is None else _log_accuracy(model, holdout, classes, size)
-            version = _register(model, images[:2], classes, name)
+            version = int(log_model(model, images[:2], classes, name).registered_model_version)
     except MlflowException as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise RegistryError(f"MLflow refused the training run: {first}") from None
     return Trained(ModelRef(name, version), run.info.run_id, model, accuracy)
 
 
-def _register(model: nn.Sequential, images: NDArray[np.uint8], classes: Sequence[str], name: str) -> int:
+def log_model(
+    model: nn.Module, images: NDArray[np.uint8], classes: Sequence[str], name: str | None = None
+) -> Any:
+    """Log the model as pt2 to the active MLflow run, and register it as a version of ``name`` if given.
+
+    ``images`` are two or more, uint8 (n, size, size, 3). Returns MLflow's ``ModelInfo``.
+    """
     import mlflow.pytorch
 
-    logged = mlflow.pytorch.log_model(
+    return mlflow.pytorch.log_model(
         model,
         name="model",
         # Two images, since the export would fix the batch size at one.
@@ -242,7 +300,6 @@ def _register(model: nn.Sequential, images: NDArray[np.uint8], classes: Sequence
             "class_names": list(classes),
         },
     )
-    return int(logged.registered_model_version)
 
 
 def _log_accuracy(model: nn.Sequential, holdout: ImageDataset, classes: Sequence[str], size: int) -> float:
@@ -250,14 +307,15 @@ def _log_accuracy(model: nn.Sequential, holdout: ImageDataset, classes: Sequence
 
     if tuple(holdout.class_names) != tuple(classes):
         raise InputError(f"{holdout.uri} has other classes than the training set", "give both the same names")
-    with _pixels(holdout, size) as images:
-        _log_dataset(holdout, images, "testing")
+    with decoded(holdout, size) as images:
+        log_dataset(holdout, images, "testing")
         accuracy = float((predict(model, images) == holdout.labels).mean())
     mlflow.log_metric("holdout_accuracy", accuracy)
     return accuracy
 
 
-def _log_dataset(dataset: ImageDataset, images: NDArray[np.uint8], context: str) -> None:
+def log_dataset(dataset: ImageDataset, images: NDArray[np.uint8], context: str) -> None:
+    """Declare a data set to the active MLflow run, with the first 36 hex digits of its SHA-256."""
     import mlflow
 
     digest = dataset.sha256()[:36]
@@ -271,7 +329,7 @@ def _log_dataset(dataset: ImageDataset, images: NDArray[np.uint8], context: str)
 
 
 @contextmanager
-def _pixels(dataset: ImageDataset, size: int) -> Iterator[NDArray[np.uint8]]:
+def decoded(dataset: ImageDataset, size: int) -> Iterator[NDArray[np.uint8]]:
     """Every image, decoded once into a file, so that epochs neither decode again nor fill the memory."""
     shape = (len(dataset), size, size, 3)
     with tempfile.TemporaryDirectory() as folder:

@@ -40,3 +40,11 @@ def test_relative_paths_are_the_callers(project, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = _words(project, "gate", {"model": "models:/m/1", "policy": "gate.toml"}, tmp_path)
     assert f"--policy={tmp_path}/gate.toml" in words
+
+
+def test_drill_works_as_it_is_and_passes_hostile_values_as_one_word(project, tmp_path):
+    program = ["python", "-m", "promotion_gate", "drill", "run"]
+    words = _words(project, "drill", {}, tmp_path)
+    assert words == [*program, "--seed=0", "--dir=../drills", "--tracking-uri=", "--", "stop-sticker"]
+    words = _words(project, "drill", {"scenario": HOSTILE, "dir": HOSTILE, "seed": "3"}, tmp_path)
+    assert words == [*program, "--seed=3", f"--dir={HOSTILE}", "--tracking-uri=", "--", HOSTILE]

@@ -9,7 +9,16 @@ import torch
 from promotion_gate.core.errors import InputError, UsageError
 from promotion_gate.data.memory import InMemoryDataset
 from promotion_gate.drill.signs import draw_signs
-from promotion_gate.drill.train import main, normalised, predict, small_cnn, train, train_and_register
+from promotion_gate.drill.train import (
+    ARCHITECTURES,
+    BasicBlock,
+    main,
+    normalised,
+    predict,
+    small_cnn,
+    train,
+    train_and_register,
+)
 
 EASY = ["stop", "priority road", "roundabout"]
 
@@ -64,6 +73,22 @@ def test_fine_tuning_starts_from_a_copy(easy):
     learned = dict(tuned.named_parameters())
     for name, value in start.named_parameters():
         assert torch.allclose(value, learned[name], atol=1e-3), name
+
+
+def test_a_residual_network_learns_and_is_fine_tuned(easy):
+    model = train(*easy, 3, seed=0, epochs=8, batch_size=16, architecture="resnet")
+    right = (predict(model, easy[0]) == easy[1]).mean()
+    assert right > 0.8
+    assert any(isinstance(block, BasicBlock) for block in model)
+    tuned = train(*easy, 3, seed=0, epochs=1, learning_rate=1e-6, architecture="resnet", start=model)
+    assert (predict(tuned, easy[0]) == predict(model, easy[0])).mean() > 0.9
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("size", [16, 40])
+def test_every_architecture_takes_other_sizes(architecture, size):
+    model = ARCHITECTURES[architecture](5, size).eval()
+    assert model(torch.zeros(2, 3, size, size)).shape == (2, 5)
 
 
 def test_pixels_go_in_as_the_metadata_says():

@@ -58,7 +58,7 @@ def gate_cli(mlflow_server, tmp_path_factory):
     """
     configuration = tmp_path_factory.mktemp("configuration")
 
-    def run(*arguments, cwd=None, program=("-m", "promotion_gate"), **variables):
+    def run(*arguments, cwd=None, program=("-m", "promotion_gate"), seconds=280, **variables):
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PROMOTION_GATE_"))},
             "MLFLOW_TRACKING_URI": mlflow_server,
@@ -70,7 +70,7 @@ def gate_cli(mlflow_server, tmp_path_factory):
         }
         command = [sys.executable, *program, *map(str, arguments)]
         return subprocess.run(
-            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=280, check=False
+            command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds, check=False
         )
 
     return run
