@@ -241,7 +241,12 @@ def prepare_child(folder: Path, data: Path, cache: Path, every: int) -> None:
     import gtsrb
     import mlflow
 
+    from promotion_gate.core.keys import own_keyring
+    from promotion_gate.core.record import whoami
+    from promotion_gate.core.types import ModelRef, Outcome
     from promotion_gate.drill.train import _register
+    from promotion_gate.registry.mlflow import MlflowRegistry
+    from promotion_gate.transition import Actor, Judged, artifact_digest, promote
 
     images = gtsrb.load(data, every=every)
     images.training.save(folder / "training.npz")
@@ -256,7 +261,11 @@ def prepare_child(folder: Path, data: Path, cache: Path, every: int) -> None:
         member = gtsrb.member(taught, name, cache)
         with mlflow.start_run(run_name=name):
             _register(member.model, images.holdout.images[:2], gtsrb.CLASS_NAMES, MODEL)
-    mlflow.MlflowClient(uri).set_registered_model_alias(MODEL, "production", "1")
+    registry = MlflowRegistry(uri, artifact_location=(folder / "artifacts" / "gate").as_uri())
+    champion = ModelRef(MODEL, 1)
+    digest = artifact_digest(registry, champion)
+    verdict = Judged(champion, digest, Outcome.PROMOTE, "the champion to measure against", None, "")
+    promote(registry, verdict, actor=Actor(*whoami(), own_keyring(folder / "signing-key.pem")))
     print(len(images.training) + len(images.holdout))
 
 
