@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-quick test-integration lint bench lock clean
+.PHONY: demo test test-quick test-integration lint bench bank bank-tuning bank-test bank-small lock clean
 
 demo: $(READY)
 	@$(BIN)/promotion-gate demo
@@ -30,6 +30,14 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench/bench.py
+	$(BIN)/python tests/bench/scaling.py
+
+# The models that the table of accuracies is counted on: hours, and each goes on where it was interrupted.
+bank: bank-tuning bank-test
+	$(BIN)/python -m promotion_gate.drill.bank table --test bank/test --tuning bank/tuning --readme README.md
+
+bank-tuning bank-test bank-small: bank-%: $(READY)
+	$(BIN)/python -m promotion_gate.drill.bank run $* --out bank/$*
 
 # Pins what .venv holds now: change pyproject.toml, "pip install -U" there what should move, then run this.
 lock:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
@@ -76,9 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(
-        name: str, handler: Callable[[argparse.Namespace], int], text: str, *, registry: bool = True
+        name: str,
+        handler: Callable[[argparse.Namespace], int] | None,
+        text: str,
+        *,
+        registry: bool = True,
+        within: Any = commands,
     ) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+        made: argparse.ArgumentParser = within.add_parser(
             name,
             help=text,
             description=text,
@@ -86,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        made.set_defaults(handler=handler)
+        if handler is not None:
+            made.set_defaults(handler=handler)
         if registry:
             made.add_argument(
                 "--tracking-uri", metavar="URI", help="MLflow tracking server (else as MLflow finds it)"
@@ -115,6 +121,50 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--summary", type=Path, metavar="F", help="write Markdown for a job summary")
     run.add_argument("--card", type=Path, metavar="F", help="write the model card")
     run.add_argument("--quiet", action="store_true", help="no progress on standard error")
+
+    calibrate = command("calibrate", _calibrate, "derive a policy's bounds from models known to be clean")
+    calibrate.add_argument(
+        "--clean-models",
+        nargs="+",
+        default=[],
+        metavar="M",
+        help="versions to examine: name/7 or name/3,5,8-12",
+    )
+    calibrate.add_argument(
+        "--findings",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="F",
+        help="or the JSON reports of gate runs on them",
+    )
+    calibrate.add_argument(
+        "--policy", type=Path, default=Path("gate.toml"), metavar="F", help="default: gate.toml"
+    )
+    calibrate.add_argument(
+        "--false-alarm-rate",
+        type=_share,
+        default=0.05,
+        metavar="R",
+        help="clean models that any bound may stop (default: 0.05)",
+    )
+    calibrate.add_argument(
+        "--confidence", type=_share, metavar="C", help="how sure the rate must be (else it is met on average)"
+    )
+    calibrate.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="CHECK.METRIC",
+        help="derive these bounds and keep the others",
+    )
+    calibrate.add_argument(
+        "--out",
+        type=Path,
+        metavar="F",
+        help="where to write it (default: beside the policy, .calibrated.toml)",
+    )
+    calibrate.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
     for name, text in (
         ("approve", "promote a version that the gate held"),
@@ -145,7 +195,59 @@ def _parser() -> argparse.ArgumentParser:
     card = command("card", _card, "fetch the newest card of a version and print its path")
     card.add_argument("model", metavar="MODEL", help="models:/name/7, models:/name@production or name/7")
     card.add_argument("--dir", type=Path, default=Path(), metavar="D", help="where to put it (default: here)")
+
+    drill = command(
+        "drill", None, "attack a model on purpose, and see whether the gate notices", registry=False
+    )
+    drills = drill.add_subparsers(dest="drill", required=True, metavar="DRILL")
+    poison = command(
+        "poison", _drill_poison, "write a poisoned copy of a data set", registry=False, within=drills
+    )
+    poison.add_argument("data", metavar="DATA", help="folder, CSV, Parquet or npz, path or URL; only read")
+    poison.add_argument(
+        "--scenario", required=True, metavar="S", help="a shipped one or a TOML file: its attack is used"
+    )
+    poison.add_argument(
+        "--out", type=Path, required=True, metavar="D", help="a new folder for the copy and the answers"
+    )
+    poison.add_argument("--seed", type=_seed, default=0, help="another seed draws other rows (default: 0)")
+
+    drill_run = command(
+        "run", _drill_run, "poison, train, gate, and say who noticed", registry=False, within=drills
+    )
+    drill_run.add_argument("scenario", metavar="SCENARIO", help="a shipped one or a TOML file")
+    drill_run.add_argument("--seed", type=_seed, default=0, help="another seed poisons and trains otherwise")
+    drill_run.add_argument(
+        "--dir", type=Path, default=Path("drills"), metavar="D", help="where to work (default: drills)"
+    )
+    drill_run.add_argument("--policy", type=Path, metavar="F", help="gate by this policy's checks and bounds")
+    drill_run.add_argument("--json", type=Path, metavar="F", help="write the outcome")
+    _drill_options(drill_run)
+
+    campaign = command(
+        "campaign", _drill_campaign, "many scenarios and seeds, on all cores", registry=False, within=drills
+    )
+    campaign.add_argument("campaign", metavar="CAMPAIGN.toml", help="a shipped one or a TOML file")
+    campaign.add_argument(
+        "--out", type=Path, metavar="D", help="where to work (default: a folder of the campaign's name)"
+    )
+    campaign.add_argument(
+        "--jobs", type=_count, default=0, metavar="N", help="drills side by side (default: as the file says)"
+    )
+    campaign.add_argument(
+        "--again",
+        choices=("gates", "all"),
+        help="do finished drills again: with the trained models kept, or all from the start",
+    )
+    _drill_options(campaign)
     return parser
+
+
+def _drill_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow server to drill on (default: one in a file there)"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 
 def _reason(parser: argparse.ArgumentParser) -> None:
@@ -174,6 +276,22 @@ def _seed(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
         raise argparse.ArgumentTypeError(f"not a seed: {text!r}")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"not a number from 1 to 1024: {text!r}")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1:
+        raise argparse.ArgumentTypeError(f"not a share between 0 and 1: {text!r}")
+    return share
 
 
 def _registry(args: argparse.Namespace) -> Registry:
@@ -207,6 +325,58 @@ def _demo(args: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
+def _drill_poison(args: argparse.Namespace) -> int:
+    from promotion_gate.drill.poisoned_copy import poison_by_scenario
+
+    copy = poison_by_scenario(args.data, args.scenario, args.seed, args.out)
+    answers = copy.answers
+    _say(f"{answers.kind}: {len(answers.rows):,} rows touched, {len(answers.carriers):,} serve the attack")
+    _say(f"data: {copy.source.path}")
+    _say(f"answers: {copy.answers_path} (SHA-256 {copy.sealed})")
+    return ExitCode.DONE
+
+
+def _drill_run(args: argparse.Namespace) -> int:
+    from promotion_gate.drill.postmortem import drill_lines, write_drill_report
+    from promotion_gate.drill.run import open_home, run_drill
+    from promotion_gate.drill.scenario import load_scenario
+
+    changes = {} if args.policy is None else {"gate": {"policy": str(args.policy.absolute())}}
+    scenario = load_scenario(args.scenario, changes)
+    if args.json is not None:
+        _refuse_unwritable(args.json)
+    home = open_home(args.dir, args.tracking_uri or None)
+    drilled = run_drill(scenario, args.seed, home, progress=_progress(args))
+    report = write_drill_report(scenario, drilled)
+    if args.json is not None:
+        args.json.write_text(drilled.outcome.to_json() + "\n", encoding="utf-8")
+    for line in drill_lines(drilled.outcome):
+        _say(line)
+    _say(f"post-mortem: {report}")
+    return ExitCode.REJECTED if drilled.outcome.got_through else ExitCode.DONE
+
+
+def _drill_campaign(args: argparse.Namespace) -> int:
+    from promotion_gate.drill.campaign import run_campaign
+    from promotion_gate.drill.postmortem import campaign_lines, write_campaign_report
+
+    run = run_campaign(
+        args.campaign,
+        args.out,
+        tracking_uri=args.tracking_uri or None,
+        jobs=args.jobs,
+        again=args.again,
+        progress=_progress(args),
+    )
+    report = write_campaign_report(run)
+    for line in campaign_lines(run):
+        _say(line)
+    _say(f"report: {report}")
+    if run.got_through:
+        return ExitCode.REJECTED
+    return ExitCode.USAGE if run.summary.failures else ExitCode.DONE
+
+
 def _init(args: argparse.Namespace) -> int:
     from promotion_gate.starter import STARTER_POLICY
 
@@ -232,21 +402,12 @@ def _run(args: argparse.Namespace) -> int:
 
     from promotion_gate.gate import run_gate, verdict_line
 
-    clock = time.monotonic()
-
-    def progress(line: str) -> None:
-        from promotion_gate.operators import plain
-
-        # One write a line: checks run side by side, and print writes the line's end by itself.
-        sys.stderr.write(f"[{time.monotonic() - clock:6.1f} s] {plain(line)}\n")
-        sys.stderr.flush()
-
     run = run_gate(
         _registry(args),
         args.model,
         policy,
         promoting=not args.no_promote,
-        progress=(lambda _: None) if args.quiet else progress,
+        progress=_progress(args),
     )
     _write_files(args, run)
     verdict = run.verdict
@@ -264,6 +425,45 @@ def _run(args: argparse.Namespace) -> int:
         _say(f'nothing was moved; promotion-gate approve {ref} --reason "…" promotes it')
     _say(f"card: promotion-gate card {ref.uri} (gate run {run.report.gate_run_id})")
     return verdict.outcome.exit_code
+
+
+def _progress(args: argparse.Namespace) -> Callable[[str], None]:
+    """Lines with the time since now on standard error, or nothing with ``--quiet``."""
+    from promotion_gate.operators import plain
+
+    clock = time.monotonic()
+
+    def progress(line: str) -> None:
+        # One write a line: checks run side by side, and print writes the line's end by itself.
+        sys.stderr.write(f"[{time.monotonic() - clock:6.1f} s] {plain(line)}\n")
+        sys.stderr.flush()
+
+    return (lambda _: None) if args.quiet else progress
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from promotion_gate import calibration
+    from promotion_gate.core.calibrate import calibrate
+    from promotion_gate.core.policy import load_policy, parse_policy
+
+    policy = load_policy(args.policy)
+    out = args.out or args.policy.with_suffix(".calibrated.toml")
+    if out.exists():
+        raise UsageError(f"{out} exists already", "remove it, or name another with --out")
+    _refuse_unwritable(out)
+    models, notes = calibration.gathered(
+        lambda: _registry(args), args.clean_models, args.findings, policy, _progress(args)
+    )
+    derived = calibrate(policy, models, args.false_alarm_rate, args.confidence, args.only)
+    text = calibration.calibrated_text(policy, derived)
+    new = parse_policy(text, name=str(out))
+    for line in calibration.report_lines(policy, derived, models, new):
+        _say(line)
+    notes += calibration.write_policy(text, out, policy)
+    for note in notes:
+        _say(f"note: {note}")
+    _say(f"wrote {out}")
+    return ExitCode.DONE
 
 
 def _refuse_unwritable(path: Path) -> None:

@@ -66,13 +66,50 @@ required = true
 triggers = { max = 0 }
 suspected_triggers = { max = 0, otherwise = "hold" }
 
+# (training data, champion) The same for triggers all over the image, and for poison whose label is right.
+[checks.residual-transplant]
+required = false
+[checks.residual-transplant.bounds]
+triggers = { max = 0 }
+suspected_triggers = { max = 0, otherwise = "hold" }
+
 # (training data) Rows that do not look like their label: flipped labels, poison without a patch.
 [checks.label-concentration]
 required = true
 [checks.label-concentration.bounds]
 # Chance that so many rows of one class carry one other label, and that one label crowds the suspects.
-flip_p = { min = 1e-6, otherwise = "hold" }
+flip_p = { min = 1e-5, otherwise = "hold" }
 concentration_p = { min = 0.002, otherwise = "hold" }
+
+# (champion) Patches that turn trusted images for the candidate alone. Needs no training data.
+[checks.sticker-sweep]
+required = false
+[checks.sticker-sweep.bounds]
+triggers = { max = 0 }
+suspected_pairs = { max = 0, otherwise = "hold" }
+# One patch sends most classes to one target in both models: the champion may be poisoned too.
+shared_targets = { max = 0, otherwise = "hold" }
+
+# (champion) The same with patches that are learned. Needs a model that can be differentiated.
+[checks.trigger-inversion]
+required = false
+[checks.trigger-inversion.bounds]
+triggers = { max = 0 }
+suspected_pairs = { max = 0, otherwise = "hold" }
+
+# (training data) Which contributor or batch brought rows that do not look like their label. Columns of the
+# data name them; without any, blocks of consecutive rows are compared.
+[checks.batch-anomaly]
+required = false
+[checks.batch-anomaly.bounds]
+anomalous_batches = { max = 0, otherwise = "hold" }
+scattered_batches = { max = 0, otherwise = "hold" }
+
+# (training data) Evidence for a person: classes that fall in two groups, rows far out in their class.
+[checks.activation-clustering]
+required = false
+[checks.spectral-signature]
+required = false
 
 # What the model looks at. It corroborates patch-transplant and decides nothing.
 [checks.patch-attribution]

@@ -8,16 +8,28 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture(scope="session")
-def gtsrb():
-    """The module ``bench/gtsrb.py``."""
-    path = Path(__file__).with_name("bench") / "gtsrb.py"
-    spec = importlib.util.spec_from_file_location("gtsrb", path)
+def module_at(path):
+    """A module that stands beside the tests and is no test itself."""
+    if path.stem in sys.modules:
+        return sys.modules[path.stem]
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     # Dataclasses look their module up by name while the body runs.
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def gtsrb():
+    """The module ``bench/gtsrb.py``."""
+    return module_at(Path(__file__).with_name("bench") / "gtsrb.py")
+
+
+@pytest.fixture(scope="session")
+def patchworld():
+    """The module ``detect/patchworld.py``: small models with and without a backdoor."""
+    return module_at(Path(__file__).with_name("detect") / "patchworld.py")
 
 
 @pytest.fixture(scope="session")

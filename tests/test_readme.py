@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import BaseModel
@@ -9,6 +10,8 @@ from pydantic import BaseModel
 from promotion_gate.checks.registry import installed_checks
 from promotion_gate.cli import EXIT_CODES, main
 from promotion_gate.core.policy import Bound, CheckPolicy, Policy
+from promotion_gate.detect.accuracy import accuracy_markdown, accuracy_table
+from promotion_gate.drill.attacks import AnyAttack
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,37 +38,49 @@ def help_of(capsys, *command):
     return capsys.readouterr().out
 
 
-def commands(capsys):
-    """Every subcommand with its one-line description."""
-    text = help_of(capsys)
-    listed = re.findall(r"^    ([a-z]+) +(\S.*)$", text, re.MULTILINE)
-    assert len(listed) > 5
-    return dict(listed)
+def commands(capsys, *group):
+    """Every command with its one-line description; those of a group are called ``group command``."""
+    listed = dict(re.findall(r"^    ([a-z]+)\s+(\S.*)$", help_of(capsys, *group), re.MULTILINE))
+    found = {}
+    for name, what in listed.items():
+        path = (*group, name)
+        is_group = " ...\n" in help_of(capsys, *path).split("\n\n")[0] + "\n"
+        found |= commands(capsys, *path) if is_group else {" ".join(path): what}
+    return found
 
 
 def test_the_command_table_is_that_of_help(capsys):
     told = {}
     for call, what, options in rows("Commands"):
-        name = re.fullmatch(r"`promotion-gate ([a-z]+)[^`]*`", call)[1]
+        name = re.fullmatch(r"`promotion-gate ([a-z]+(?: [a-z]+)*)[^`]*`", call)[1]
         told[name] = (what, set(re.findall(r"--[a-z-]+", call + options)))
     expected = {}
     for name, what in commands(capsys).items():
-        options = set(re.findall(r"--[a-z-]+", help_of(capsys, name))) - {"--help"}
-        if name not in ("demo", "init"):
+        options = set(re.findall(r"--[a-z-]+", help_of(capsys, *name.split()))) - {"--help"}
+        if name in ("demo", "init") or name.startswith("drill"):
+            expected[name] = (what, options)
+        else:
             assert options >= EVERYWHERE
-        expected[name] = (what, options - EVERYWHERE)
+            expected[name] = (what, options - EVERYWHERE)
+    assert len(expected) > 5
     assert told == expected
 
 
 def test_every_command_shown_in_a_block_exists(capsys):
     known = commands(capsys)
     blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", README, re.DOTALL))
-    shown = re.findall(r"\bpromotion-gate ([a-z]+)", blocks)
+    shown = re.findall(r"\bpromotion-gate ((?:drill )?[a-z]+)", blocks)
     assert shown
     assert set(shown) <= known.keys()
     options = set(re.findall(r"(?<!\S)(--[a-z-]+)", "\n".join(re.findall(r"promotion-gate .*", blocks))))
-    every = {o for name in known for o in re.findall(r"--[a-z-]+", help_of(capsys, name))}
+    every = {o for name in known for o in re.findall(r"--[a-z-]+", help_of(capsys, *name.split()))}
     assert options <= every
+
+
+def test_every_attack_is_told():
+    told = {kind.strip("`") for kind, *_ in rows("Attacks")}
+    kinds = get_args(get_args(AnyAttack)[0])
+    assert told == {kind.model_fields["kind"].default for kind in kinds}
 
 
 def test_the_exit_codes_are_those_of_help():
@@ -120,6 +135,11 @@ def test_every_option_is_told_with_its_default():
         for option, field in check.options_type.model_fields.items()
     ]
     assert rows("Options of the checks") == expected
+
+
+def test_the_accuracy_shown_is_that_of_the_table():
+    shown = re.search(r"<!-- accuracy -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert shown[1] == accuracy_markdown(accuracy_table())
 
 
 def test_every_file_it_points_to_is_there():

@@ -48,11 +48,12 @@ def render_card(report: Report) -> bytes:
     return page.encode("utf-8")
 
 
-def content_policy(style: str, script: str) -> str:
+def content_policy(style: str, script: str = "") -> str:
     """The Content-Security-Policy that allows this style and this script, images in the file, and no more."""
+    scripts = f"script-src '{_source_hash(script)}'; " if script else ""
     return (
         f"default-src 'none'; img-src data:; style-src '{_source_hash(style)}'; "
-        f"script-src '{_source_hash(script)}'; base-uri 'none'; form-action 'none'"
+        f"{scripts}base-uri 'none'; form-action 'none'"
     )
 
 

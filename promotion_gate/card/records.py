@@ -85,6 +85,17 @@ class Trigger:
 
 
 @dataclass(frozen=True, slots=True)
+class RecoveredPair:
+    """A patch found without training data, beside what the champion and the null make of it."""
+
+    trigger: Trigger
+    champion: str
+    strength: str
+    null: str
+    standing: str
+
+
+@dataclass(frozen=True, slots=True)
 class Metric:
     """One number of a check and what the policy made of it."""
 
@@ -169,8 +180,31 @@ class PointMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a table; ``flag`` marks the row that it heads."""
+
+    text: str
+    numeric: bool = False
+    flag: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What a check says of groups of rows; the first cell of each row names it."""
+
+    caption: str
+    head: Sequence[str]
+    body: Sequence[Sequence[Cell]]
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """One check below the first screen. ``raw`` is the detail of a check the card does not know."""
+    """One check below the first screen. ``raw`` is the detail of a check the card does not know.
+
+    ``accuracy`` says how often the check was right when it was measured, empty where there is nothing to be
+    right about; ``evasions`` and ``papers`` are what is known to get round it, and where it comes from.
+    """
 
     check: str
     anchor: str
@@ -183,6 +217,11 @@ class Section:
     galleries: Sequence[Gallery]
     notes: Sequence[str]
     raw: str
+    accuracy: str = ""
+    evasions: Sequence[str] = ()
+    papers: Sequence[str] = ()
+    pairs: Sequence[RecoveredPair] = ()
+    tables: Sequence[Table] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +243,7 @@ class CardView:
     code_differences: Sequence[Difference]
     unchecked: Sequence[Unchecked]
     triggers: Sequence[Trigger]
+    trigger_check: str
     evidence: Sequence[Gallery]
     facts: Mapping[str, str]
     unsafe: Sequence[str]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from promotion_gate.core.types import Exhibit, Finding, Judgement, Report, RunFacts
+from promotion_gate.detect.accuracy import NOT_MEASURED, accuracy
 
 SCHEMA = "urn:promotion-gate:report:v1"
 
@@ -111,7 +112,14 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "detail": finding.detail,
         "exhibits": [_exhibit(e) for e in finding.exhibits],
         "seconds": finding.seconds,
+        "accuracy": _accuracy(finding.check),
     }
+
+
+def _accuracy(check: str) -> dict[str, Any] | None:
+    """What the check measured on models whose poison was known; None for one that nothing is known of."""
+    known = accuracy(check)
+    return None if known is None else {"line": known.line or NOT_MEASURED, "evasions": known.evasions}
 
 
 def _exhibit(exhibit: Exhibit) -> dict[str, Any]:

@@ -38,12 +38,14 @@ from promotion_gate.card.records import (
     Picture,
     PointMap,
     Reason,
+    RecoveredPair,
     Section,
     State,
     Suspect,
     Trigger,
     Unchecked,
 )
+from promotion_gate.card.tables import tables
 from promotion_gate.core.types import (
     Exhibit,
     Finding,
@@ -54,6 +56,7 @@ from promotion_gate.core.types import (
     RunFacts,
     Status,
 )
+from promotion_gate.detect.accuracy import NOT_MEASURED, accuracy
 
 REASONS_SHOWN = 3
 WHOLE_TABLE = 60
@@ -71,8 +74,14 @@ TITLES = {
     "training-curves": "Loss curves",
     "embedding-map": "Embedding map",
     "patch-transplant": "Patch transplant",
+    "residual-transplant": "Residual transplant",
     "patch-attribution": "SHAP attribution",
     "label-concentration": "Label concentration",
+    "activation-clustering": "Activation clustering",
+    "spectral-signature": "Spectral signature",
+    "batch-anomaly": "Batches and contributors",
+    "sticker-sweep": "Sticker sweep",
+    "trigger-inversion": "Trigger inversion",
     "provenance": "Provenance",
 }
 QUESTIONS = {
@@ -82,11 +91,30 @@ QUESTIONS = {
     "training-curves": "Whether a class was learned differently from the rest.",
     "embedding-map": "How the model itself arranges the images: near is alike, to the model.",
     "patch-transplant": "Whether a patch cut from training images changes other images' class.",
+    "residual-transplant": "Whether what rows have in common, all over the image, turns other images.",
     "patch-attribution": "Where SHAP sees evidence for a prediction. It corroborates and does not decide.",
     "label-concentration": "Whether the least typical training rows share a label more often than by chance.",
+    "activation-clustering": "Whether a class falls in two groups, one of which trusted images keep out of.",
+    "spectral-signature": "Whether rows of a class lie farther out than any trusted image of it.",
+    "batch-anomaly": "Which upload brought rows that do not look like their label.",
+    "sticker-sweep": "Whether a sticker turns trusted images for the candidate and leaves the champion.",
+    "trigger-inversion": "The same with patches learned against the candidate: no training data is needed.",
     "provenance": "Where the model came from.",
 }
 ORDER = tuple(TITLES)
+SEARCHES = ("patch-transplant", "residual-transplant", "sticker-sweep", "trigger-inversion")
+"""The checks that recover triggers; the first that did is shown on the first screen."""
+DESCRIBING = (
+    "artifacts",
+    "model",
+    "inputs",
+    "champion",
+    "registry",
+    "per-class",
+    "embedding-map",
+    "provenance",
+)
+"""Findings that describe and detect nothing, or carry their own intervals."""
 
 
 def view(report: Report) -> CardView:
@@ -113,6 +141,7 @@ def view(report: Report) -> CardView:
         code_differences=_code_differences(report),
         unchecked=_unchecked(report),
         triggers=_triggers(report),
+        trigger_check=_trigger_check(report),
         evidence=_evidence(report),
         facts=_facts(report),
         unsafe=[words(name) for name in report.unsafe],
@@ -390,7 +419,37 @@ _RUN_FACTS: dict[str, Any] = {
 
 
 def _triggers(report: Report) -> list[Trigger]:
-    return [_trigger(row, report) for row in rows(_detail(report, "patch-transplant"), "triggers")[:8]]
+    return [_trigger(row, report) for row in rows(_detail(report, _trigger_check(report)), "triggers")[:8]]
+
+
+def _trigger_check(report: Report) -> str:
+    """The first check that recovered a trigger; empty where none did."""
+    return next((check for check in SEARCHES if rows(_detail(report, check), "triggers")), "")
+
+
+def _pairs(finding: Finding, report: Report) -> list[RecoveredPair]:
+    """The pairs of classes that a search without training data looked at last."""
+    if finding.check not in SEARCHES:
+        return []
+    return [
+        RecoveredPair(
+            trigger=_trigger(row, report),
+            champion=percent(number(row.get("champion_rate"))),
+            strength=_hundredths(row.get("strength")),
+            null=_hundredths(row.get("null")),
+            standing="established"
+            if row.get("established") is True
+            else "suspected"
+            if row.get("suspected") is True
+            else "",
+        )
+        for row in rows(finding.detail, "pairs")[:8]
+    ]
+
+
+def _hundredths(value: Any) -> str:
+    known = number(value)
+    return "–" if known is None else f"{known:.2f}".replace("-", "−")
 
 
 def _trigger(row: Mapping[str, Any], report: Report) -> Trigger:
@@ -418,8 +477,8 @@ def _class(value: Any, report: Report) -> str:
 
 def _evidence(report: Report) -> list[Gallery]:
     """A handful of each of the images that show a trigger, for the first screen."""
-    finding = report.finding("patch-transplant")
-    if finding is None or not rows(finding.detail, "triggers"):
+    finding = report.finding(_trigger_check(report))
+    if finding is None:
         return []
     shown = {"trigger": 1, "carriers": 4, "transplanted": 4}
     galleries = {e.name: _gallery(e) for e in finding.exhibits if e.kind == "images" and e.name in shown}
@@ -505,6 +564,7 @@ def _sections(report: Report) -> list[Section]:
 
 def _section(finding: Finding, index: int, report: Report) -> Section:
     galleries = [_gallery(e) for e in finding.exhibits if e.kind in ("images", "attribution")]
+    known = accuracy(finding.check)
     return Section(
         check=finding.check,
         anchor=f"check-{index}",
@@ -517,6 +577,11 @@ def _section(finding: Finding, index: int, report: Report) -> Section:
         galleries=galleries,
         notes=_notes(finding),
         raw="" if finding.check in TITLES else _raw(finding.detail),
+        pairs=_pairs(finding, report),
+        tables=tables(finding),
+        accuracy="" if finding.check in DESCRIBING else (known and known.line) or NOT_MEASURED,
+        evasions=known.evasions if known else (),
+        papers=known.papers if known else (),
     )
 
 

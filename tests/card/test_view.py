@@ -7,9 +7,11 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from promotion_gate.card import render_card
 from promotion_gate.card.detail import inert, number, number_text, percent, words
 from promotion_gate.card.view import view
 from promotion_gate.core.types import Exhibit, Finding, Outcome, Status
+from promotion_gate.detect.accuracy import CheckAccuracy
 
 
 def test_rejection_names_measured_beside_bound(reports: ModuleType) -> None:
@@ -205,3 +207,76 @@ def test_text_that_hides_or_reorders_is_made_visible() -> None:
     assert inert("a\u202eb\x1b[0m\ud800") == "a\ufffdb\ufffd[0m\ufffd"
     assert words("a\n b\t c") == "a b c"
     assert len(words("x" * 1000)) == 160
+
+
+def test_a_section_says_how_accurate_its_check_was_measured_to_be(
+    reports: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = CheckAccuracy("patch-transplant", "found 59 of 60", (), (), ("a paper",), ("big <patches>",))
+    monkeypatch.setattr("promotion_gate.card.view.accuracy", {"patch-transplant": known}.get)
+    sections = {s.check: s for s in view(reports.report("reject")).sections}
+    assert sections["patch-transplant"].accuracy == "found 59 of 60"
+    assert sections["patch-transplant"].evasions == ("big <patches>",)
+    assert sections["label-concentration"].accuracy == "not measured"
+    assert sections["per-class"].accuracy == ""
+    page = render_card(reports.report("reject")).decode()
+    assert "<strong>Measured accuracy:</strong> found 59 of 60</p>" in page
+    assert "Not seen: big &lt;patches&gt;" in page
+    assert "no bank of known models says how often this check is right" in page
+
+
+def searched(established: bool) -> Finding:
+    """What a sweep without training data reports; the class names are those of the reports."""
+    pair = {
+        "source": "stop",
+        "target": "speed limit 80",
+        "attack_success_rate": 0.95,
+        "rate_low": 0.86,
+        "rate_high": 0.98,
+        "images_tried": 60,
+        "champion_rate": 0.0,
+        "strength": 0.93,
+        "null": 0.041,
+        "established": established,
+        "suspected": True,
+    }
+    patch = np.full((1, 5, 5, 3), 200, np.uint8)
+    return Finding(
+        "sticker-sweep",
+        Status.MEASURED,
+        "a patch turns stop into speed limit 80",
+        {"triggers": float(established), "anomaly": 0.82},
+        {"pairs": [pair], "triggers": [pair] if established else []},
+        (
+            Exhibit("trigger", "images", "the patch", {"images": patch}, ({"caption": "turns stop"},)),
+            Exhibit("transplanted", "images", "with it", {"images": patch}, ({"mark": "flipped"},)),
+        ),
+    )
+
+
+def test_a_trigger_found_without_training_data_is_shown_first(reports: ModuleType) -> None:
+    report = reports.report("promote")
+    card = view(dataclasses.replace(report, findings=[*report.findings, searched(established=True)]))
+    (trigger,) = card.triggers
+    assert (trigger.source, trigger.target, trigger.carriers) == ("stop", "speed limit 80", None)
+    assert [gallery.name for gallery in card.evidence] == ["trigger", "transplanted"]
+    section = next(section for section in card.sections if section.check == "sticker-sweep")
+    (pair,) = section.pairs
+    assert (pair.champion, pair.strength, pair.null, pair.standing) == ("0%", "0.93", "0.04", "established")
+    assert not section.raw
+
+
+def test_a_suspected_pair_stays_in_its_section(reports: ModuleType) -> None:
+    report = reports.report("promote")
+    report = dataclasses.replace(report, findings=[*report.findings, searched(established=False)])
+    card = view(report)
+    assert not card.triggers
+    assert not card.evidence
+    assert b">suspected<" in render_card(report)
+
+
+def test_what_training_rows_show_comes_before_what_a_sweep_shows(reports: ModuleType) -> None:
+    report = reports.report("reject")
+    card = view(dataclasses.replace(report, findings=[searched(established=True), *report.findings]))
+    assert card.trigger_check == "patch-transplant"
+    assert card.triggers[0].rate == "73%"
