@@ -6,8 +6,11 @@ PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 pytho
 BIN := .venv/bin
 READY := .venv/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PEERS_BIN := .venv-peers/bin
+PEERS_READY := .venv-peers/.installed
+PEERS_PIP := $(PEERS_BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-quick test-integration lint bench bank bank-tuning bank-test bank-small lock clean
+.PHONY: demo test test-quick test-integration lint bench bench-peers bank bank-tuning bank-test bank-small lock clean
 
 demo: $(READY)
 	@$(BIN)/promotion-gate demo
@@ -32,6 +35,10 @@ bench: $(READY)
 	$(BIN)/python tests/bench/bench.py
 	$(BIN)/python tests/bench/scaling.py
 
+# Published detectors on the models of "make bank-test"; PEERS holds further options, "--help" among them.
+bench-peers: $(PEERS_READY)
+	@$(PEERS_BIN)/python tests/bench/peers.py --bank bank/test --readme README.md $(PEERS)
+
 # The models that the table of accuracies is counted on: hours, and each goes on where it was interrupted.
 bank: bank-tuning bank-test
 	$(BIN)/python -m promotion_gate.drill.bank table --test bank/test --tuning bank/tuning --readme README.md
@@ -48,7 +55,7 @@ lock:
 	} > requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf .venv .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(READY): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
@@ -56,4 +63,13 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -m venv .venv
 	@$(PIP) install --quiet --requirement requirements.lock
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# An environment of its own, since "make lock" pins everything that is in .venv.
+$(PEERS_READY): requirements.lock pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Installing the peers into .venv-peers, once."
+	@$(PYTHON) -m venv .venv-peers
+	@$(PEERS_PIP) install --quiet --requirement requirements.lock
+	@$(PEERS_PIP) install --quiet --constraint requirements.lock --no-build-isolation --editable ".[peers]"
 	@touch $@

@@ -74,7 +74,33 @@ regressed_classes = {{ max = 0, otherwise = "hold" }}
 triggers = {{ max = 0 }}
 suspected_triggers = {{ max = 0, otherwise = "hold" }}
 
+[checks.residual-transplant]
+required = false
+[checks.residual-transplant.bounds]
+triggers = {{ max = 0 }}
+
+[checks.sticker-sweep]
+required = false
+options = {{ images = 6000 }}
+[checks.sticker-sweep.bounds]
+triggers = {{ max = 0 }}
+
+[checks.trigger-inversion]
+required = false
+options = {{ pairs = 4 }}
+[checks.trigger-inversion.bounds]
+triggers = {{ max = 0 }}
+
 [checks.label-concentration]
+required = false
+
+[checks.activation-clustering]
+required = false
+
+[checks.spectral-signature]
+required = false
+
+[checks.batch-anomaly]
 required = false
 
 [checks.patch-attribution]

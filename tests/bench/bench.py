@@ -48,26 +48,34 @@ class Tree:
     """Processor time and memory of a process and its descendants, sampled while it runs.
 
     ``times`` monotonic seconds, ``cpu`` seconds used by all until then, ``memory`` bytes that they hold at
-    once, shared pages counted once; ``peaks`` the largest resident memory of each kind of process, in bytes.
+    once, shared pages counted once.
     """
 
     times: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     memory: list[int] = field(default_factory=list)
-    peaks: dict[str, int] = field(default_factory=dict)
     _used: dict[int, float] = field(default_factory=dict)
+    _highest: dict[int, tuple[str, int]] = field(default_factory=dict)
 
     def sample(self, root: int, *, memory: bool = True) -> None:
         now, held = time.monotonic(), 0
         for pid in [root, *descendants(root)]:
             with contextlib.suppress(OSError, ValueError, IndexError, StopIteration):
                 self._used[pid] = max(self._used.get(pid, 0.0), cpu_seconds(pid))
-                kind = kind_of(pid, root)
-                self.peaks[kind] = max(self.peaks.get(kind, 0), high_water(pid))
+                # The last word of a process counts: before its exec a child is told as large as its parent.
+                self._highest[pid] = kind_of(pid, root), high_water(pid)
                 held += proportional_memory(pid) if memory else 0
         self.times.append(now)
         self.cpu.append(sum(self._used.values()))
         self.memory.append(held)
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        """The largest resident memory of each kind of process, in bytes."""
+        found: dict[str, int] = {}
+        for kind, peak in self._highest.values():
+            found[kind] = max(found.get(kind, 0), peak)
+        return found
 
     def cpu_between(self, start: float, end: float) -> float:
         before, after = np.interp([start, end], self.times, self.cpu)

@@ -1,6 +1,7 @@
 """A real MLflow server for the tests in this folder."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -11,7 +12,23 @@ import urllib.request
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+CLASSES = ("red", "green", "blue")
+POLICY = """
+version = 1
+
+[data.holdout]
+path = "holdout.npz"
+
+[checks.per-class.bounds]
+accuracy = { min = 0.9 }
+accuracy_drop = { max = 0.02 }
+
+[checks.provenance]
+required = false
+"""
 
 
 def free_port():
@@ -102,6 +119,94 @@ def log_version(mlflow_server):
         return int(logged.registered_model_version)
 
     return log
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """A folder with a policy and the data that it names."""
+    folder = tmp_path_factory.mktemp("home")
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    images = rng.integers(0, 90, (90, 16, 16, 3), dtype=np.uint8)
+    images[np.arange(90), :, :, labels] += 120
+    np.savez(folder / "holdout.npz", images=images, labels=labels, class_names=np.array(CLASSES))
+    (folder / "gate.toml").write_text(POLICY)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def logged(log_version):
+    """The registered versions of three models: one right on every image, one never, one of no numbers."""
+    import torch
+    from torch import nn
+
+    def model(weight):
+        network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+        with torch.no_grad():
+            network[2].weight.copy_(weight)
+            network[2].bias.zero_()
+        return network.eval()
+
+    weights = {
+        "right": 10 * torch.eye(3),
+        "wrong": 10 * torch.eye(3).roll(1, 0),
+        "nan": torch.full((3, 3), float("nan")),
+    }
+    images = np.zeros((2, 3, 16, 16), np.float32)
+    metadata = {"input_scale": 255.0, "class_names": list(CLASSES)}
+    return {kind: log_version(f"logged-{kind}", model(w), images, metadata) for kind, w in weights.items()}
+
+
+@pytest.fixture
+def register(mlflow_server, logged):
+    """Register a model with one version of each kind named."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(mlflow_server)
+
+    def add(name, *kinds):
+        client.create_registered_model(name)
+        for kind in kinds:
+            version = client.get_model_version(f"logged-{kind}", str(logged[kind]))
+            model_id = version.source.removeprefix("models:/")
+            client.create_model_version(name, version.source, version.run_id, model_id=model_id)
+        return name
+
+    return add
+
+
+@pytest.fixture
+def cli(gate_cli, home):
+    """Run a command in the folder of the policy, and insist on its exit code; its standard output."""
+
+    def run(*arguments, code=0, **variables):
+        done = gate_cli(*arguments, cwd=home, **variables)
+        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr[-3000:]}"
+        assert "Traceback" not in done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def refused(gate_cli, home):
+    """Run a command that must fail with ``code`` and one line; the line."""
+
+    def run(*arguments, code):
+        done = gate_cli(*arguments, cwd=home)
+        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr[-3000:]}"
+        assert done.stdout == ""
+        (line,) = (line for line in done.stderr.splitlines() if not line.startswith("["))  # progress
+        assert line.startswith("promotion-gate: ")
+        return line
+
+    return run
+
+
+@pytest.fixture
+def production(cli):
+    """The version in production, as the command line tells it: ``production("signs")``."""
+    return lambda name: json.loads(cli("status", name, "--json"))["version"]
 
 
 def _wait_until_it_answers(uri, server, log, seconds=120):

@@ -4,116 +4,13 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from junitparser import Failure, JUnitXml
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-CLASSES = ("red", "green", "blue")
-PROJECT = Path(__file__).parents[2] / "mlflow_project"
-POLICY = """
-version = 1
 
-[data.holdout]
-path = "holdout.npz"
-
-[checks.per-class.bounds]
-accuracy = { min = 0.9 }
-accuracy_drop = { max = 0.02 }
-
-[checks.provenance]
-required = false
-"""
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """A folder with a policy and the data that it names."""
-    folder = tmp_path_factory.mktemp("home")
-    rng = np.random.default_rng(0)
-    labels = np.arange(90) % 3
-    images = rng.integers(0, 90, (90, 16, 16, 3), dtype=np.uint8)
-    images[np.arange(90), :, :, labels] += 120
-    np.savez(folder / "holdout.npz", images=images, labels=labels, class_names=np.array(CLASSES))
-    (folder / "gate.toml").write_text(POLICY)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def logged(log_version):
-    """The registered versions of three models: one right on every image, one never, one of no numbers."""
-    import torch
-    from torch import nn
-
-    def model(weight):
-        network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
-        with torch.no_grad():
-            network[2].weight.copy_(weight)
-            network[2].bias.zero_()
-        return network.eval()
-
-    weights = {
-        "right": 10 * torch.eye(3),
-        "wrong": 10 * torch.eye(3).roll(1, 0),
-        "nan": torch.full((3, 3), float("nan")),
-    }
-    images = np.zeros((2, 3, 16, 16), np.float32)
-    metadata = {"input_scale": 255.0, "class_names": list(CLASSES)}
-    return {kind: log_version(f"logged-{kind}", model(w), images, metadata) for kind, w in weights.items()}
-
-
-@pytest.fixture
-def register(mlflow_server, logged):
-    """Register a model with one version of each kind named."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(mlflow_server)
-
-    def add(name, *kinds):
-        client.create_registered_model(name)
-        for kind in kinds:
-            version = client.get_model_version(f"logged-{kind}", str(logged[kind]))
-            model_id = version.source.removeprefix("models:/")
-            client.create_model_version(name, version.source, version.run_id, model_id=model_id)
-        return name
-
-    return add
-
-
-@pytest.fixture
-def cli(gate_cli, home):
-    """Run a command in the folder of the policy, and insist on its exit code; its standard output."""
-
-    def run(*arguments, code=0, **variables):
-        done = gate_cli(*arguments, cwd=home, **variables)
-        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr[-3000:]}"
-        assert "Traceback" not in done.stderr
-        return done.stdout
-
-    return run
-
-
-@pytest.fixture
-def refused(gate_cli, home):
-    """Run a command that must fail with ``code`` and one line; the line."""
-
-    def run(*arguments, code):
-        done = gate_cli(*arguments, cwd=home)
-        assert done.returncode == code, f"{arguments}\n{done.stdout}\n{done.stderr[-3000:]}"
-        assert done.stdout == ""
-        (line,) = (line for line in done.stderr.splitlines() if not line.startswith("["))  # progress
-        assert line.startswith("promotion-gate: ")
-        return line
-
-    return run
-
-
-def production(cli, name):
-    return json.loads(cli("status", name, "--json"))["version"]
-
-
-def test_promote_approve_and_roll_back_as_far_as_it_goes(cli, refused, register, home):
+def test_promote_approve_and_roll_back_as_far_as_it_goes(cli, production, refused, register, home):
     name = register("story", "right", "right", "right")
     files = {suffix: home / f"story.{suffix}" for suffix in ("json", "xml", "md", "html")}
     options = (
@@ -147,12 +44,12 @@ def test_promote_approve_and_roll_back_as_far_as_it_goes(cli, refused, register,
 
     said = cli("run", f"models:/{name}/2", "--no-promote", "--quiet")
     assert f"nothing was moved; promotion-gate approve {name}/2" in said
-    assert production(cli, name) == 1
+    assert production(name) == 1
     assert f"held: {name}/2" in cli("status", name)
     said = cli("approve", f"{name}/2", "--reason", "looked at the card")
     assert "production is version 2, was 1" in said
     cli("run", f"models:/{name}/3", "--policy", "gate.toml")
-    assert production(cli, name) == 3
+    assert production(name) == 3
 
     said = cli("rollback", name, "--reason", "misses yields")
     assert re.search(r"rolled back story: production is version 2, was 3 in [0-9.]+ s", said)
@@ -160,7 +57,7 @@ def test_promote_approve_and_roll_back_as_far_as_it_goes(cli, refused, register,
     before = cli("history", name, "--json")
     line = refused("rollback", name, "--reason", "and this one", code=5)
     assert "nothing was moved" in line
-    assert production(cli, name) == 1
+    assert production(name) == 1
     assert cli("history", name, "--json") == before
 
     events = json.loads(before)["events"]
@@ -178,7 +75,9 @@ def test_promote_approve_and_roll_back_as_far_as_it_goes(cli, refused, register,
     assert "production is version 3, was 1" in cli("rollback", name, "--to", "3", "--reason", "mended")
 
 
-def test_reject_and_hold_move_nothing_and_people_rule_on_what_is_held(cli, refused, register, home):
+def test_reject_and_hold_move_nothing_and_people_rule_on_what_is_held(
+    cli, production, refused, register, home
+):
     name = register("ruled", "right", "wrong", "nan")
     cli("run", f"models:/{name}/1")
     said = cli("run", f"models:/{name}/2", "--junit", "ruled.xml", "--summary", "ruled.md", code=3)
@@ -191,11 +90,11 @@ def test_reject_and_hold_move_nothing_and_people_rule_on_what_is_held(cli, refus
 
     said = cli("run", f"models:/{name}/3", code=4)
     assert said.startswith(f"HOLD {name}/3: model: the model answers with NaN logits")
-    assert production(cli, name) == 1
+    assert production(name) == 1
     assert "production is unchanged" in cli("reject", f"{name}/3", "--reason", "NaN")
     assert "it was rejected" in refused("approve", f"{name}/3", "--reason", "no", code=2)
     assert "has not been judged" in refused("approve", "logged-nan/1", "--reason", "no", code=2)
-    assert production(cli, name) == 1
+    assert production(name) == 1
 
 
 def test_a_policy_fresh_from_init_holds_and_says_what_is_not_there(cli, refused, register, home):
@@ -246,32 +145,3 @@ def test_a_server_that_is_not_there_is_one_line(gate_cli, home, arguments):
     assert len(complaint) == 1, done.stderr
     assert "127.0.0.1:9" in complaint[0]
     assert done.stdout == ""
-
-
-def test_the_mlflow_project_gates_and_rolls_back(gate_cli, cli, register, home):
-    name = register("project", "right", "right", "wrong")
-    policy = home / "gate.toml"
-
-    def project(entry, *parameters):
-        arguments = [part for parameter in parameters for part in ("-P", parameter)]
-        return gate_cli(
-            *("run", PROJECT, "-e", entry, "--env-manager", "local", *arguments),
-            cwd=home,
-            program=("-m", "mlflow"),
-        )
-
-    for version in (1, 2):
-        done = project("gate", f"model=models:/{name}/{version}", f"policy={policy}")
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert production(cli, name) == version
-    done = project("gate", f"model=models:/{name}/3", f"policy={policy}")
-    assert done.returncode == 1
-    assert f"REJECT {name}/3" in done.stdout
-    assert production(cli, name) == 2
-    done = project("rollback", f"name={name}", "reason=it's 'odd'; $(touch pwned)")
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert production(cli, name) == 1
-    last = json.loads(cli("history", name, "--json"))["events"][-1]
-    assert last["record"]["reason"] == "it's 'odd'; $(touch pwned)"
-    for folder in (home, PROJECT):
-        assert not (folder / "pwned").exists()
