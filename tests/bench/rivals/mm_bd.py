@@ -20,8 +20,9 @@ def mm_bd(examined: Examined) -> Answer:
     pixels. A gamma law is fitted to the margins of all classes but the largest. The paper calls a model
     infected when p is below .05. No data is needed.
 
-    Adam, 80 steps from 5 starts a class, where the paper goes on to convergence from 30. Known to miss
-    source-specific triggers and more than a few target classes; unequal classes give false alarms.
+    Adam, 80 steps from 5 starts a class, where the paper goes on to convergence from 30; on three models 250
+    steps from 10 starts named the same class and told less. Known to miss source-specific triggers and more
+    than a few target classes; unequal classes give false alarms.
     """
     margins = largest_margins(examined.network, examined.classes, examined.images.shape[1:3], examined.seed)
     return Answer({"-log10 p": outlier_log_p(margins)})

@@ -35,9 +35,10 @@ def neural_cleanse(examined: Examined) -> Answer:
     smallest, in units of 1.4826 median absolute deviations; the paper calls a model infected above 2.
 
     All classes are optimised at once with Adam, 120 steps of 3 to 6 images a class: the paper's many epochs
-    in a fraction of the time. Norms of classes that no patch was found for stay in, as in the paper.
-    Known to miss source-specific triggers, large and global ones, and several target classes at a time; small
-    natural classes give false alarms.
+    in a fraction of the time; on three models of drawn signs 400 steps moved the index by at most .2, and
+    that of one with a patch on every source stayed at 1.5. Norms of classes that no patch was found for stay
+    in, as in the paper. Known to miss source-specific triggers, large and global ones, and several target
+    classes at a time; small natural classes give false alarms.
     """
     count = max(FEWEST, min(IMAGES, AT_ONCE // examined.classes))
     found = invert(

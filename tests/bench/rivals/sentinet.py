@@ -40,8 +40,9 @@ def sentinet(examined: Examined) -> Answer:
 
     Ours, for time: at most 2,000 rows, the region is the most salient 15 % of the pixels, 30 trusted images,
     and a row that fools fewer than 3 of the first 4 is let go; trusted images of the row's own class do not
-    count as fooled. Known to miss triggers that Grad-CAM does not show or that have no place (blends,
-    stripes, warps), and source-specific ones, since trusted images of all classes are pasted on.
+    count as fooled. Where the region covers the trigger nearly all are fooled, and Grad-CAM shows it in about
+    half of the poisoned rows. Known to miss triggers that Grad-CAM does not show or that have no place
+    (blends, stripes, warps), and source-specific ones, since trusted images of all classes are pasted on.
     """
     rng = examined.random("sentinet")
     sample = examined.sample(ROWS)
