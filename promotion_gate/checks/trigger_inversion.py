@@ -36,8 +36,8 @@ class TriggerInversionOptions(Options):
 
     pairs: int = Field(default=16, ge=1, le=1000)
     steps: int = Field(default=14, ge=2, le=500)
-    suspect: float = Field(default=0.7, gt=0, lt=1)
-    establish: float = Field(default=0.9, gt=0, lt=1)
+    suspect: float = Field(default=0.9, gt=0, lt=1)
+    establish: float = Field(default=0.93, gt=0, lt=1)
     rate: float = Field(default=0.9, gt=0, lt=1)
 
 

@@ -382,12 +382,20 @@ def answers(models, *, figure):
 def test_a_peer_that_is_ahead_is_said_to_win(small_bank):
     better = answers(small_bank, figure=lambda m: 0.1 * m.outcome.seed if m.outcome.harmless else 5.0)
     text = table.markdown(small_bank, better, ["mm-bd"])
-    wins = text.partition("Where a peer wins:")[2]
+    wins = text.partition("Where a peer wins")[2]
     assert "all poisoned: MM-BD (-log10 p) 1.00, our best, patch-transplant (confirmed rows), .50" in wins
     assert "catches 4 of 4, and the gate's verdict stopped 2 of 4" in wins
     assert "| MM-BD | -log10 p | 1.00 (1.00–1.00) |" in text
     assert "| `patch-transplant` | confirmed rows | 2/4 (.15–.85) | 0/4 | – | .50 | .25 |" in text
     assert "all poisoned 2 of 4 (.15–.85)" in text
+
+
+def test_a_model_that_was_not_measured_was_not_caught(small_bank):
+    told = answers(small_bank, figure=lambda m: 0.0 if m.outcome.harmless else 1.0)
+    del told["key-3", "mm-bd"]
+    text = table.markdown(small_bank, told, ["mm-bd"])
+    assert "| MM-BD | -log10 p | 1.00 (1.00–1.00) |" in text
+    assert "| MM-BD | -log10 p | 3/4 (.30–.95) | 0/4 |" in text
 
 
 def test_a_peer_that_is_behind_is_not(small_bank):

@@ -156,3 +156,24 @@ def test_a_champion_of_other_classes_is_not_asked(make_evidence):
     )
     assert finding.detail["champion_asked"] is False
     assert finding.metrics["label_errors"] == 12
+
+
+def test_whole_tracks_that_lie_nearer_another_class_are_not_wrong_labels(make_evidence):
+    """Trusted images of a few tracks do not stand for a class; only its other rows tell that."""
+
+    def examined(strangers):
+        bank = Bank()
+        rows = np.flatnonzero(bank.true == 3)
+        pull = 4 * (np.eye(WIDTH)[0] - np.eye(WIDTH)[3])
+        bank.embeddings[rows[:20]] += (0.8 * pull).astype(np.float32)
+        odd = rows[20 : 20 + strangers]
+        bank.embeddings[odd] += bank.rng.normal(0, 1.5, (len(odd), WIDTH)).astype(np.float32)
+        finding = bank.examine(make_evidence, champion=False)
+        return finding.metrics["flip_p"], finding.detail["unlike_classes"]
+
+    few, of_few = examined(0)
+    assert few < 1e-6
+    assert of_few == []
+    p, unlike = examined(50)
+    assert p > 1e-3
+    assert unlike == [NAMES[3]]

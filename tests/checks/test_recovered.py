@@ -68,7 +68,8 @@ def gather(patchworld, make_evidence):
 
 
 def sweep() -> Check:
-    return StickerSweep(StickerSweepOptions(images=4000))
+    # Few images and few steps bring a patch less far than a whole search does.
+    return StickerSweep(StickerSweepOptions(images=4000, establish=0.7, rate=0.7))
 
 
 def inversion() -> Check:

@@ -124,7 +124,11 @@ def _area(poisoned: tuple[float, ...], clean: tuple[float, ...]) -> Area | None:
 
 
 def caught_of(column: Column, keys: Sequence[str], clean: Sequence[str]) -> Caught | None:
-    return ranks.caught(_values(column, keys), _values(column, clean))
+    """A poisoned model that the detector could not measure was not caught."""
+    if len(_values(column, keys)) < ranks.FEWEST:
+        return None
+    poisoned = np.array([column.values.get(key, -math.inf) for key in keys])
+    return ranks.caught(poisoned, _values(column, clean))
 
 
 def markdown(
@@ -138,7 +142,9 @@ def markdown(
     text = [
         f"{len(parts[EVERY])} poisoned and {len(clean)} harmless models with their training data. Area under"
         " the ROC curve of each figure, poisoned against harmless, with its 95 % bootstrap interval over"
-        f" models; none where either are fewer than {ranks.FEWEST}. Our checks stand below the peers.",
+        f" models; none where either are fewer than {ranks.FEWEST}."
+        " A model that a detector could not measure is left out here, and not caught below. Our checks stand"
+        " below the peers.",
         "",
         *_area_table(columns, parts, clean),
         "",
@@ -152,7 +158,8 @@ def markdown(
         "",
         *gate_lines(models, parts),
         "",
-        "Where a peer wins:",
+        "Where a peer wins over the best of our figures, which is picked for each family afterwards and so"
+        " favours us:",
         "",
         *[f"- {line}" for line in winning_lines(peers, ours, models, parts, clean)],
     ]
