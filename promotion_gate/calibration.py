@@ -141,7 +141,10 @@ def _finding(entry: Mapping[str, Any]) -> Finding:
 
 
 def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.nan
 
 
 def _measured_otherwise(text: str, policy: Policy) -> str:

@@ -336,11 +336,22 @@ def _drill_poison(args: argparse.Namespace) -> int:
     return ExitCode.DONE
 
 
+def _end_tidily() -> None:
+    """Let a job that is cancelled end what it started, and take back what it half registered."""
+    import signal
+
+    def end(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def _drill_run(args: argparse.Namespace) -> int:
     from promotion_gate.drill.postmortem import drill_lines, write_drill_report
     from promotion_gate.drill.run import open_home, run_drill
     from promotion_gate.drill.scenario import load_scenario
 
+    _end_tidily()
     changes = {} if args.policy is None else {"gate": {"policy": str(args.policy.absolute())}}
     scenario = load_scenario(args.scenario, changes)
     if args.json is not None:
@@ -360,6 +371,7 @@ def _drill_campaign(args: argparse.Namespace) -> int:
     from promotion_gate.drill.campaign import run_campaign
     from promotion_gate.drill.postmortem import campaign_lines, write_campaign_report
 
+    _end_tidily()
     run = run_campaign(
         args.campaign,
         args.out,

@@ -42,7 +42,15 @@ from promotion_gate.core.types import (
 )
 from promotion_gate.evidence.interface import ForwardPass
 from promotion_gate.registry.interface import RECORD_FILE, Registry
-from promotion_gate.transition import Actor, Judged, Recorded, promote, record_verdict, vouched_digest
+from promotion_gate.transition import (
+    Actor,
+    Judged,
+    Recorded,
+    promote,
+    record_verdict,
+    recover,
+    vouched_digest,
+)
 
 if TYPE_CHECKING:
     from promotion_gate.evidence.bundle import GateEvidence
@@ -122,7 +130,19 @@ def run_gate(
     checks = chosen_checks(policy)
     started, clock = actor.clock(), time.monotonic()
     progress(f"resolve {model_uri}")
-    resolved = _vouched(registry, _resolve(registry, model_uri, policy), policy, actor)
+    resolved = _resolve(registry, model_uri, policy)
+    settled: list[str] = []
+    try:
+        if promoting:
+            settled = recover(registry, resolved.candidate.ref.name, policy.production, actor)
+    except RegistryConflict as error:
+        resolved = replace(resolved, doubt=str(error))
+    else:
+        for line in settled:
+            progress(line)
+        # What a dead process left may have moved production.
+        resolved = _resolve(registry, model_uri, policy) if settled else resolved
+        resolved = _vouched(registry, resolved, policy, actor)
     run_id = registry.start_gate_run(resolved.candidate.ref, {"policy_digest": policy.digest})
     try:
         with tempfile.TemporaryDirectory(prefix="promotion-gate-") as folder:
@@ -137,6 +157,7 @@ def run_gate(
         _log(registry, report, card, findings)
         progress("record")
         recorded = _conclude(registry, report, card, policy, actor, promoting)
+        recorded = replace(recorded, notes=(*settled, *recorded.notes))
     except BaseException:
         _close_failed(registry, run_id)
         raise

@@ -356,14 +356,16 @@ def vouched_digest(
 
     Raises
     ------
-    RegistryConflict: the alias is not where the last finished move left it.
+    RegistryConflict: the alias is not where the last finished move left it, or a move is not finished.
     SigningError: the record of that move is missing, altered or by a key that is not trusted.
     """
     actor = actor or Actor.here()
     events = registry.events(name)
     if any(event.state == "begun" and event.pointer.moves for event in events):
-        recover(registry, name, production, actor)
-        events = registry.events(name)
+        raise RegistryConflict(
+            f"a move of {name!r} was begun and has not ended, so nothing says what is in production",
+            "wait for it, or let the next promotion or rollback settle it",
+        )
     moves = _done_moves(events, production.alias)
     if not moves:
         return ""

@@ -432,7 +432,13 @@ def test_a_move_that_a_dead_process_left_is_finished_before_it_is_judged(
     assert in_production(store) == 3
     assert "is changing the production version" in held_line(examine(store, policy_of(data)))
     store.wait(3600)
-    assert examine(store, policy_of(data)).recorded.record.champion == 3
+    # A run that moves nothing settles nothing either.
+    looked = examine(store, policy_of(data), promoting=False)
+    assert "was begun and has not ended" in held_line(looked)
+    assert any(event.state == "begun" for event in store.events.values())
+    run = examine(store, policy_of(data))
+    assert run.recorded.record.champion == 3
+    assert any("begun by a process that died" in note for note in run.recorded.notes)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from promotion_gate.card.detail import inert
 from promotion_gate.card.records import CardView, Reason
 from promotion_gate.card.view import view
 from promotion_gate.core.types import Outcome, Report
@@ -20,7 +21,7 @@ def report_markdown(report: Report) -> str:
 
 def escaped(text: str) -> str:
     """Text that Markdown and HTML render as it is: markup becomes character references."""
-    return _MARKUP.sub(lambda m: "".join(f"&#{ord(c)};" for c in m[0]), " ".join(text.split()))
+    return _MARKUP.sub(lambda m: "".join(f"&#{ord(c)};" for c in m[0]), inert(" ".join(text.split())))
 
 
 def _lines(card: CardView, report: Report) -> Iterator[str]:

@@ -21,6 +21,7 @@ from promotion_gate.evidence.interface import Evidence, embeddings_misfit
 
 Rows = NDArray[np.int64]
 SHOWN = 40
+LONGEST_NAME = 200
 BACKGROUND = 400
 MARKED = 150
 COLUMNS = ("contributor", "batch")
@@ -156,16 +157,25 @@ def _groupings(training: ImageDataset, blocks: int, block_rows: int) -> Iterator
         values = training.columns.get(column)
         if values is None:
             continue
-        names, units = np.unique(np.asarray(values, dtype=np.str_), return_inverse=True)
+        # Not an array of text: it would take the longest value's room for every row, and whoever supplies
+        # the data chooses that value.
+        told = [str(value) for value in values]
+        names = sorted(set(told))
         if len(names) > 1:
             count += 1
-            yield _Grouping(column, names.tolist(), units.astype(np.int64))
+            place = {name: unit for unit, name in enumerate(names)}
+            units = np.array([place[name] for name in told], dtype=np.int64)
+            yield _Grouping(column, [_cut(name) for name in names], units)
     number = min(blocks, len(training) // block_rows)
     if count or number < 2:
         return
     edges = np.linspace(0, len(training), number + 1).round().astype(int)
     units = np.repeat(np.arange(number), np.diff(edges))
     yield _Grouping("rows", [f"{a:,} to {b - 1:,}" for a, b in pairwise(edges.tolist())], units)
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}…"
 
 
 def _suspicion(evidence: Evidence) -> tuple[list[NDArray[np.float32]], NDArray[np.bool_]]:

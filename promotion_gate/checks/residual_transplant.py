@@ -73,6 +73,10 @@ class ResidualTransplant:
             seed=evidence.seed,
             progress=evidence.progress,
         ).run()
+        if not search.rates:
+            return Finding.inconclusive(
+                self.name, "no class has enough training rows and trusted images that the model knows"
+            )
         return _finding(self.name, search, evidence, evidence.training)
 
 
@@ -88,7 +92,11 @@ def _finding(name: str, search: ResidualSearchReport, evidence: Evidence, traini
     detail: dict[str, Any] = {
         "triggers": [_told(trigger, names) for trigger in triggers],
         "effort": {"forwards": search.forwards, "champion_forwards": search.champion_forwards},
+        "not_examined": [names[label] for label in search.not_examined],
     }
+    if search.not_examined:
+        first = ", ".join(names[label] for label in search.not_examined[:12])
+        detail["notes"] = [f"Not examined, with too few rows or trusted images: {first}."]
     if not triggers:
         summary = f"no residual of {len(search.rates)} labels turns trusted images of other classes"
         return Finding(name, Status.MEASURED, summary, metrics, detail)

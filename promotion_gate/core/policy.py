@@ -209,6 +209,8 @@ def load_policy(path: Path) -> Policy:
         raise PolicyError(
             f"cannot read the policy {path}: {error.strerror}", "write one with 'promotion-gate init'"
         ) from None
+    except ValueError as error:
+        raise PolicyError(f"cannot read the policy {str(path)!r}: {error}") from None
     return parse_policy(text, name=str(path), folder=path.resolve().parent)
 
 

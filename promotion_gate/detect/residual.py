@@ -110,10 +110,15 @@ class GlobalTrigger:
 
 @dataclass(frozen=True, slots=True)
 class ResidualSearchReport:
-    """What the search found, and what it cost in images passed."""
+    """What the search found, and what it cost in images passed.
+
+    ``rates`` is the best rate of every label that was examined; ``not_examined`` are those with too few
+    rows or trusted images.
+    """
 
     triggers: tuple[GlobalTrigger, ...]
     rates: dict[int, float]
+    not_examined: tuple[int, ...]
     forwards: int
     champion_forwards: int
 
@@ -152,25 +157,31 @@ class ResidualSearch:
         self._thumbnails = thumbnails(self._references)
         found: list[GlobalTrigger] = []
         rates: dict[int, float] = {}
+        not_examined: list[int] = []
         for label in np.unique(self._training.labels).tolist():
             rate, trigger = self._examine(label)
+            if rate is None:
+                not_examined.append(label)
+                continue
             rates[label] = rate
             if trigger is not None:
                 found.append(trigger)
         return ResidualSearchReport(
             tuple(sorted(found, key=lambda t: (not t.established, -t.rate, t.target))),
             rates,
+            tuple(not_examined),
             self._model.forwards,
             self._champion.forwards,
         )
 
-    def _examine(self, label: int) -> tuple[float, GlobalTrigger | None]:
+    def _examine(self, label: int) -> tuple[float | None, GlobalTrigger | None]:
+        """The best rate on the images searched on, None where the label has too few; and the trigger."""
         s = self._settings
         members = np.flatnonzero((self._training.labels == label) & (self._training.predictions == label))
         trusted = np.flatnonzero(self._trusted.labels == label)
         first, fresh = self._others(label)
         if len(members) < s.least_rows or len(trusted) < 2 or len(first) < s.first_images // 2:
-            return 0.0, None
+            return None, None
         cloud = _Cloud(self, label, members, trusted)
         best: tuple[float, Rows, float] | None = None
         for group in cloud.groups():

@@ -32,7 +32,7 @@ class Answers:
     carriers: those of the rows that serve the attack and ought to be found.
     data: path of the copy, relative to this file's folder.
     data_sha256: its digest, as :meth:`~promotion_gate.data.interface.ImageDataset.sha256` has it.
-    original: where the data came from.
+    original, original_rows: where the data came from, and the touched rows as numbered there.
     """
 
     kind: str
@@ -51,6 +51,7 @@ class Answers:
     data: str
     data_sha256: str
     original: str
+    original_rows: Sequence[int] = field(default=(), repr=False)
 
 
 def write_answers(path: Path, answers: Answers) -> str:

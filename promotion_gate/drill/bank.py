@@ -263,6 +263,9 @@ def _untried(outcome: DrillOutcome) -> bool:
 def check_figures(check: str, outcomes: Outcomes) -> list[Figure]:
     """How often one check by itself stopped the models of each family that it had measured."""
     saw = [o for o in outcomes if check in o.findings]
+    if check in NEED_NO_TRAINING_DATA:
+        # A model that was gated with the training data and without is one model.
+        saw = [o for o in saw if not o.training_data] or saw
     figures = []
     for family in FAMILIES:
         held = [o for o in saw if family.holds(o)]

@@ -72,7 +72,7 @@ class Campaign(BaseModel):
 
     name: str = Field(pattern=NAME)
     description: str = ""
-    seeds: tuple[Seed, ...] = (1,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1,)
     jobs: Annotated[int, Field(ge=0, le=1024)] = 0
     keep_data: bool = False
     changes: dict[str, Any] = Field(default_factory=dict)

@@ -24,8 +24,6 @@ DATA_VARIABLE = "GATE_TEST_DATA"
 
 Source = Literal["signs", "gtsrb", "digits"]
 GTSRB_HOLDOUT_SHARE = 0.12
-BOXED_SIZE = 32
-"""Height and width of the images whose objects' boxes are known."""
 
 _LIMITS = ("20", "30", "50", "60", "70", "80")
 _OTHER_SIGNS = """no passing, no passing over 3.5 t, right of way, priority road, yield, stop, no vehicles,
@@ -87,15 +85,6 @@ def prepare(
     for part, path in zip(parts, (training, holdout), strict=True):
         _save(part, path)
     return training, holdout
-
-
-def read_boxes(path: Path) -> NDArray[np.float64] | None:
-    """The objects' boxes of a prepared set, or None where the file holds none."""
-    try:
-        with np.load(path) as archive:
-            return np.asarray(archive["boxes"], np.float64) if "boxes" in archive.files else None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read: {error}") from None
 
 
 def _signs(training: int, holdout: int, seed: int) -> tuple[Labelled, Labelled]:

@@ -121,6 +121,12 @@ class DrillOutcome:
         try:
             names = [one.name for one in dataclasses.fields(cls) if one.name in table]
             known = {name: table[name] for name in names}
+            for name in ("attack_success_rate", "accuracy", "time_to_detection_s", "cpu_seconds", "seconds"):
+                if known.get(name) is not None and not isinstance(known[name], int | float):
+                    raise TypeError(f"{name} is no number")
+            for name in ("caught_by", "reasons", "sources_true", "targets_true"):
+                if not isinstance(known[name], list):
+                    raise TypeError(f"{name} is no list")
             return cls(**{**known, "outcome": Outcome(known["outcome"])})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a drill's outcome: {error}") from None
@@ -185,6 +191,10 @@ def _pairs(finding: Finding, broken: set[str]) -> Iterator[tuple[str | None, str
     detail = finding.detail
     for trigger in _tables(detail.get("triggers")):
         yield from _pair(trigger.get("source"), trigger.get("target"))
+    if "suspected_pairs" in broken:
+        for suspect in _tables(detail.get("pairs")):
+            if suspect.get("suspected"):
+                yield from _pair(suspect.get("source"), suspect.get("target"))
     if "flip_p" in broken:
         for pair in _tables(detail.get("pairs"))[:1]:
             yield from _pair(pair.get("looks_like"), pair.get("label"))

@@ -259,6 +259,7 @@ def _answers(plan: _Plan, source: DataSource, data: str, ids: list[str] | None) 
         rate=plan.attack.rate,
         seed=plan.seed,
         rows=rows[order].tolist(),
+        original_rows=chosen.rows[order].tolist(),
         ids=[copy.ids[int(row)] for row in rows[order]],
         labels_before=[names[original.labels[row]] for row in chosen.rows[order].tolist()],
         labels_after=[names[label] for label in chosen.labels[order].tolist()],
@@ -336,6 +337,8 @@ def _write_csv(plan: _Plan, dataset: FileImages, source: DataSource, place: Loca
         foreign = is_url(listed) or name.startswith(("/", "../")) or name in ("..", place.name)
         if foreign or (uses[name] > 1 and plan.triggered(row)):
             name = f"images/{row:07d}-{posixpath.basename(name)}"
+            while name in uses or name in written:
+                name = f"{name[: -len(posixpath.basename(name))]}copy-{posixpath.basename(name)}"
             rows[row][at_path] = name
         if plan.labels[row] != dataset.labels[row]:
             rows[row][at_label] = spell(int(plan.labels[row]))
@@ -470,6 +473,39 @@ def _write_npz(plan: _Plan, dataset: NpzImages, source: DataSource, place: Locat
                 else:
                     shutil.copyfileobj(read, written)
     return place.name
+
+
+def object_boxes(
+    source: DataSource, dataset: ImageDataset, rows: NDArray[np.int64]
+) -> NDArray[np.float64] | None:
+    """Where the object is in each of the rows' images, float64 (rows, 4): left, top, right, bottom, 0 to 1.
+
+    None where the data set has no boxes: only .npz files and manifests can.
+
+    Raises
+    ------
+    InputError: boxes or images that cannot be read.
+    """
+    place = locate(source.path, Path.cwd())
+    if isinstance(dataset, NpzImages):
+        with _npz(place) as archive:
+            boxes = _npz_boxes(archive, source, len(dataset), place)
+        if boxes is None:
+            return None
+        native = dataset.native_shape
+        return np.asarray(boxes[rows] / np.tile([native.width, native.height], 2), dtype=np.float64)
+    if not isinstance(dataset, FileImages) or place.fs.isdir(place.path):
+        return None
+    header, cells = _manifest(source, place)
+    box = _csv_boxes(header, cells, place)
+    found = []
+    for row in rows.tolist():
+        of_row = box(row)
+        if of_row is None:
+            return None
+        shape = native_shape(dataset.encoded([row])[0], dataset.describe(row))
+        found.append(of_row / np.tile([shape.width, shape.height], 2))
+    return np.stack(found) if found else None
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import secrets
 import shutil
 import tempfile
 import time
@@ -25,10 +26,10 @@ from promotion_gate.data.interface import ImageDataset, Images, ImageShape
 from promotion_gate.drill import datasets
 from promotion_gate.drill.answers import Answers, read_answers
 from promotion_gate.drill.attacks import NOT_MEANT
-from promotion_gate.drill.models import Job, Made, ModelStore, Predict, measuring, open_source
+from promotion_gate.drill.models import DrillFailed, Job, Made, ModelStore, Predict, measuring, open_source
 from promotion_gate.drill.outcome import DrillOutcome, listed_rows, measured, read_alarm
 from promotion_gate.drill.poison import Attack, attack_success_rate
-from promotion_gate.drill.poisoned_copy import write_poisoned_copy
+from promotion_gate.drill.poisoned_copy import object_boxes, write_poisoned_copy
 from promotion_gate.drill.registration import DrillRegistry, model_name
 from promotion_gate.drill.scenario import Scenario
 from promotion_gate.gate import GateRun, run_gate, verdict_line
@@ -141,13 +142,12 @@ def train_champion(scenario: Scenario, home: Home, *, progress: Progress = lambd
 
 @dataclass(frozen=True, slots=True)
 class _Trusted:
-    """The clean data of a drill: sources, open data sets, and boxes of the objects where they are known."""
+    """The clean data of a drill: sources, and open data sets."""
 
     training_source: DataSource
     holdout_source: DataSource
     training: ImageDataset
     holdout: ImageDataset
-    boxes: NDArray[np.float64] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,12 +191,14 @@ class _Drill:
             entered = time.monotonic()
             candidate, ref, kept_s = self._candidate(name, copy, trusted, champion, folder)
             gated = self._gate(ref, self._policy(trusted, copy, folder), folder)
+            _require_judged(gated.run)
             answers = read_answers(answers_path, sealed)
             tried = self._try(candidate, champion, ref, trusted, folder)
         except BaseException:
             registry.discard(name)
             raise
-        outcome = self._outcome(ref, gated, tried, answers, sealed, candidate, gated.at - entered + kept_s)
+        elapsed = gated.at - entered + kept_s
+        outcome = self._outcome(ref, gated, tried, answers, sealed, candidate, trusted, elapsed)
         (folder / OUTCOME_FILE).write_text(outcome.to_json() + "\n", encoding="utf-8")
         return Drilled(outcome, gated.run, folder, self._pictures(trusted, copy, answers))
 
@@ -205,7 +207,7 @@ class _Drill:
         self._champion(self._open_data())
 
     def _open_data(self) -> _Trusted:
-        data, boxes = self._scenario.data, None
+        data = self._scenario.data
         training_source, holdout_source = data.training, data.holdout
         prepared: Literal["signs", "gtsrb", "digits"] | None = data.renderer or data.prepared
         if prepared is not None:
@@ -220,13 +222,12 @@ class _Drill:
                 seed=data.seed,
             )
             training_source, holdout_source = DataSource(path=str(training)), DataSource(path=str(holdout))
-            boxes = datasets.read_boxes(holdout)
         assert training_source is not None
         assert holdout_source is not None
         opened = open_source(training_source)
         trusted = open_source(holdout_source, opened.class_names)
         self._scenario.attack.require_classes(opened.class_names)
-        return _Trusted(training_source, holdout_source, opened, trusted, boxes)
+        return _Trusted(training_source, holdout_source, opened, trusted)
 
     def _poison(self, trusted: _Trusted, seed: int, folder: Path) -> tuple[DataSource, Path, str]:
         """The poisoned copy, the file of sealed answers, and the seal; what is in it stays unread here."""
@@ -244,15 +245,23 @@ class _Drill:
         return self._scenario.policy(trusted.holdout_source, shown, folder)
 
     def _champion(self, trusted: _Trusted) -> Made:
-        training, source = self._scenario.training, trusted.training_source
-        seed = CHAMPION_SEEDS + training.champion_seed
+        source = trusted.training_source
+        seed = CHAMPION_SEEDS + self._scenario.training.champion_seed
         dataset = trusted.training
         if self._scenario.poisoned_champion:
-            told = self._scenario.attack.model_dump_json() + dataset.sha256()
-            folder = self._home.folder / "data" / f"champion-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-            shutil.rmtree(folder, ignore_errors=True)
-            source, _, _ = self._poison(trusted, seed, folder)
-            dataset = open_source(source, dataset.class_names)
+            # A folder of its own: drills that share this champion may be poisoning at the same time.
+            folder = self._home.folder / "data" / f"champion-{secrets.token_hex(8)}"
+            try:
+                source, _, _ = self._poison(trusted, seed, folder)
+                return self._trained_champion(source, open_source(source, dataset.class_names), trusted, seed)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+        return self._trained_champion(source, dataset, trusted, seed)
+
+    def _trained_champion(
+        self, source: DataSource, dataset: ImageDataset, trusted: _Trusted, seed: int
+    ) -> Made:
+        training = self._scenario.training
         self._progress("the champion")
         job = self._job("champion", source, dataset, trusted, seed, training.champion_epochs)
         if training.command:
@@ -337,9 +346,10 @@ class _Drill:
         if len(meant) > TRIGGERED_IMAGES:
             drawn = np.random.default_rng(self._seed).choice(meant, TRIGGERED_IMAGES, replace=False)
             meant = np.sort(drawn)
+        boxes = object_boxes(trusted.holdout_source, trusted.holdout, meant)
         with self._answering(candidate, ref, trusted, folder) as (predict, shape):
             accuracy = _accuracy(predict, trusted.holdout, shape)
-            scale = np.tile([shape.width, shape.height], 2) / datasets.BOXED_SIZE
+            sides = np.tile([shape.width, shape.height], 2)
             rate, trials = attack_success_rate(
                 predict,
                 scenario.attack,
@@ -347,7 +357,7 @@ class _Drill:
                 labels[meant],
                 trusted.holdout.class_names,
                 self._seed,
-                None if trusted.boxes is None else trusted.boxes[meant] * scale,
+                None if boxes is None else boxes * sides,
             )
         champion_accuracy = None
         if scenario.champion and champion is not None:
@@ -391,13 +401,14 @@ class _Drill:
         answers: Answers,
         sealed: str,
         candidate: Made,
+        trusted: _Trusted,
         elapsed: float,
     ) -> DrillOutcome:
         scenario, report = self._scenario, gated.run.report
         attack, verdict = scenario.attack, report.verdict
         alarm = read_alarm(report)
         stopped = verdict.outcome is not Outcome.PROMOTE
-        pairs, specific = true_pairs(attack, report.class_names)
+        pairs, specific = true_pairs(attack, trusted.training.class_names)
         carriers = frozenset(answers.carriers)
         metrics, unmeasured = measured(report)
         return DrillOutcome(
@@ -454,15 +465,9 @@ class _Drill:
         chosen = [order[at] for at in range(0, len(order), -(-len(order) // PICTURES))]
         size = self._scenario.training.size
         shape = ImageShape(size, size, 3)
-        row_of = {name: row for row, name in enumerate(trusted.training.ids)}
-        # An image of an ImageFolder whose label changed lies in another class's folder now.
-        before = [
-            row_of.get(f"{answers.labels_before[at]}/{answers.ids[at].rpartition('/')[2]}", answers.rows[at])
-            for at in chosen
-        ]
         pairs = np.stack(
             [
-                trusted.training.read(before, shape),
+                trusted.training.read([answers.original_rows[at] for at in chosen], shape),
                 open_source(copy, trusted.training.class_names).read(
                     [answers.rows[at] for at in chosen], shape
                 ),
@@ -473,6 +478,22 @@ class _Drill:
             (pair, _relabelling(answers.labels_before[at], answers.labels_after[at]))
             for pair, at in zip(pairs, chosen, strict=True)
         ]
+
+
+def _require_judged(run: GateRun) -> None:
+    """A verdict that rests on no bound says nothing of the poison: the gate could not look.
+
+    Raises
+    ------
+    DrillFailed: no bound was broken, and the model was stopped all the same.
+    """
+    verdict = run.report.verdict
+    seen = any(reason.rule is not None and reason.measured is not None for reason in verdict.reasons)
+    if verdict.outcome is not Outcome.PROMOTE and not seen:
+        raise DrillFailed(
+            f"the gate could not examine the model: {verdict_line(verdict)}",
+            "mend that and run the drill again; a model that is held unseen is not caught",
+        )
 
 
 def _relabelling(before: str, after: str) -> str:

@@ -19,6 +19,14 @@ from promotion_gate.drill.attacks import AnyAttack
 from promotion_gate.drill.poison import parse_attack
 
 MAX_BYTES = 1_000_000
+NEED_TRAINING_DATA = (
+    "activation-clustering",
+    "batch-anomaly",
+    "label-concentration",
+    "patch-transplant",
+    "residual-transplant",
+    "spectral-signature",
+)
 NAME = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,59}$"
 
 
@@ -149,7 +157,7 @@ class Scenario(_Table):
     def key(self, seed: int) -> str:
         """Names one drill: 16 hex digits over everything that decides how it ends."""
         told = self.model_dump(mode="json", exclude={"description", "folder", "gate"}, by_alias=True)
-        told["policy"] = self.gate.policy or starter_policy()
+        told["policy"] = self.gate.policy or starter_policy(training_data=self.training_data)
         return hashlib.sha256(json.dumps([told, seed], sort_keys=True).encode()).hexdigest()[:16]
 
     def policy(self, holdout: DataSource, training: DataSource | None, folder: Path) -> Policy:
@@ -161,7 +169,9 @@ class Scenario(_Table):
         """
         from promotion_gate.checks.registry import chosen_checks
 
-        table = self.gate.policy or starter_policy()
+        table = self.gate.policy or starter_policy(training_data=self.training_data)
+        if not isinstance(table.get("data", {}), Mapping):
+            raise PolicyError(f"the policy of scenario {self.name!r}: data is not a table")
         data = {k: v for k, v in table.get("data", {}).items() if k not in ("holdout", "training")}
         data["holdout"] = holdout.model_dump(exclude_defaults=True)
         if training is not None:
@@ -189,7 +199,8 @@ def load_scenario(named: str, overrides: Mapping[str, Any] | None = None, folder
     if named not in shipped and not named.endswith(".toml"):
         raise UsageError(f"no scenario {named!r}", f"there are {', '.join(shipped)}, or give a .toml file")
     own, changes, home = read_table(path, "the scenario"), overrides or {}, path.resolve().parent
-    table = merged(_placed(own, home), _placed(changes, folder.resolve()))
+    called = str(path)
+    table = merged(_placed(own, home, called), _placed(changes, folder.resolve(), called))
     training = changes.get("training")
     if named in shipped or (isinstance(training, Mapping) and "command" in training):
         home = folder.resolve()
@@ -198,7 +209,7 @@ def load_scenario(named: str, overrides: Mapping[str, Any] | None = None, folder
 
 def make_scenario(table: Mapping[str, Any], folder: Path, called: str) -> Scenario:
     """A scenario from a parsed table; see :func:`load_scenario`. ``called`` names it in messages."""
-    table = {"data": {"renderer": "signs"}, **_placed(table, folder), "folder": str(folder)}
+    table = {"data": {"renderer": "signs"}, **_placed(table, folder, called), "folder": str(folder)}
     if isinstance(table.get("attack"), Mapping):
         table["attack"] = parse_attack(table["attack"], f"{called}: attack")
     try:
@@ -222,12 +233,14 @@ def shipped_scenarios() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def starter_policy() -> dict[str, Any]:
-    """The starter policy's table with those checks alone that can stop a candidate."""
+def starter_policy(*, training_data: bool = True) -> dict[str, Any]:
+    """The starter policy's table with those checks alone that can stop a candidate, given what they see."""
     from promotion_gate.starter import STARTER_POLICY
 
     table = tomllib.loads(STARTER_POLICY)
     table["checks"] = {name: check for name, check in table["checks"].items() if check.get("bounds")}
+    if not training_data:
+        table["checks"] = {k: check for k, check in table["checks"].items() if k not in NEED_TRAINING_DATA}
     return table
 
 
@@ -246,8 +259,12 @@ def read_table(path: Path, what: str) -> dict[str, Any]:
         raise UsageError(f"{path} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{path} is nested too deeply") from None
     except OSError as error:
         raise UsageError(f"cannot read {what} {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"cannot read {what} {str(path)!r}: {error}") from None
 
 
 def merged(table: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -316,19 +333,22 @@ def _text(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _placed(table: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+def _placed(table: Mapping[str, Any], folder: Path, called: str) -> dict[str, Any]:
     """A scenario's table with the paths in it made absolute."""
     placed = dict(table)
     data, gate = placed.get("data"), placed.get("gate")
     if isinstance(data, Mapping):
-        placed["data"] = {key: _placed_source(value, folder) for key, value in data.items()}
+        placed["data"] = {key: _placed_source(value, folder, called) for key, value in data.items()}
     if isinstance(gate, Mapping) and isinstance(gate.get("policy"), str):
         placed["gate"] = {**gate, "policy": str(folder / gate["policy"])}
     return placed
 
 
-def _placed_source(source: Any, folder: Path) -> Any:
+def _placed_source(source: Any, folder: Path, called: str) -> Any:
     path = source.get("path") if isinstance(source, Mapping) else None
     if not isinstance(path, str) or "://" in path:
         return source
-    return {**source, "path": str((folder / path).resolve())}
+    try:
+        return {**source, "path": str((folder / path).resolve())}
+    except ValueError:
+        raise UsageError(f"{called}: the path {path!r} holds a null byte") from None

@@ -176,3 +176,14 @@ def test_what_cannot_be_compared_is_inconclusive(make_evidence):
     finding = examine(bank.evidence(make_evidence, columns={}), block_rows=1000)
     assert finding.status is Status.INCONCLUSIVE
     assert "too few" in finding.summary
+
+
+def test_a_name_without_end_hides_no_upload(make_evidence):
+    """Each row once held as much room as the longest name; the supplier of the data chooses the names."""
+    bank = Bank()
+    bank.poison()
+    long = "team-7" + "!" * 500_000
+    teams = [long if team == 7 else f"team-{team}" for team in bank.teams]
+    finding = examine(bank.evidence(make_evidence, columns={"contributor": teams}))
+    assert finding.metrics["anomalous_batches"] == 1
+    assert len(json.dumps(finding.detail)) < 100_000

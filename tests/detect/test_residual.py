@@ -105,3 +105,18 @@ def test_a_residual_puts_back_the_rows_it_came_from():
     assert np.array_equal(same.put_on(images), images)
     bright = Residual(np.zeros((16, 16, 3), np.float32), np.full((16, 16, 3), 300, np.float32), 1.0)
     assert bright.put_on(images).max() == 255
+
+
+def test_a_label_with_too_few_rows_is_said_not_to_be_examined():
+    rng = np.random.default_rng(0)
+    labels, trusted_labels = np.repeat([0, 1, 2, 3], [PER_CLASS, 5, PER_CLASS, PER_CLASS]), np.arange(160) % 4
+    images, trusted = drawn(rng, labels), drawn(rng, trusted_labels)
+    (answers, embeddings), (seen, places) = honest(images), honest(trusted)
+    report = ResidualSearch(
+        honest,
+        honest,
+        TrainingSet(labels, answers.argmax(1), embeddings, lambda rows: images[rows], answers),
+        TrustedSet(trusted_labels, seen.argmax(1), places, lambda rows: trusted[rows]),
+    ).run()
+    assert report.not_examined == (1,)
+    assert sorted(report.rates) == [0, 2, 3]

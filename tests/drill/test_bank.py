@@ -234,6 +234,13 @@ def test_a_check_is_counted_alone_and_only_where_it_measured():
     assert alarms["harmless: clean"] == (1, 2)
 
 
+def test_a_model_that_was_gated_twice_is_counted_once():
+    seen = {"findings": {"sticker-sweep": {"anomaly": 0.9}}, "caught_by": ["sticker-sweep"]}
+    outcomes = [poisoned(**seen), poisoned(**seen, training_data=False)]
+    (counted,) = bank.check_figures("sticker-sweep", outcomes)
+    assert (counted.caught, counted.of) == (1, 1)
+
+
 def test_the_area_under_the_curve_counts_ties_half():
     assert bank.auroc(np.array([2.0, 3.0]), np.array([0.0, 1.0])) == 1
     assert bank.auroc(np.array([1.0, 0.0]), np.array([1.0, 0.0])) == 0.5

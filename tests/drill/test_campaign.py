@@ -67,6 +67,7 @@ def test_every_scenario_meets_every_seed_with_the_changes_laid_over(written):
         ('name = "x"', "drill: missing"),
         ('name = "x"\ndrill = []', "drill: "),
         ('name = "x"\ncolour = 1\n[[drill]]\nscenario = "flips"', "colour: unknown key"),
+        ('name = "x"\nseeds = []\n[[drill]]\nscenario = "flips"', "seeds"),
         ('name = "x"\nseeds = [-1]\n[[drill]]\nscenario = "flips"', "seeds"),
         ('name = "x"\n[[drill]]\nscenario = "flops"', "drill 1: no scenario 'flops'"),
         ('name = "x"\n[[drill]]\nscenario = "flips"\nspeed = 3', "drill 1"),

@@ -3,7 +3,7 @@ import pytest
 
 from promotion_gate.core.errors import InputError, UsageError
 from promotion_gate.drill import datasets
-from promotion_gate.drill.datasets import prepare, read_boxes
+from promotion_gate.drill.datasets import prepare
 
 
 def read(path):
@@ -15,7 +15,7 @@ def test_drawn_signs_are_written_once_with_their_boxes(tmp_path):
     training, holdout = prepare("signs", tmp_path / "a", training_images=30, holdout_images=20)
     first = read(training)
     assert first["images"].shape == (30, 32, 32, 3)
-    assert read_boxes(holdout).shape == (20, 4)
+    assert read(holdout)["boxes"].shape == (20, 4)
     assert (first["boxes"][:, 2] > first["boxes"][:, 0]).all()
     stamp = training.stat().st_mtime_ns
     prepare("signs", tmp_path / "a", training_images=30, holdout_images=20)
@@ -64,7 +64,7 @@ def test_digits_are_grey_and_split_without_overlap(real_images, tmp_path):
     assert training["images"].shape == (150, 28, 28, 1)
     assert len(holdout["images"]) == 100, "a third of the set at most"
     assert not set(map(bytes, training["images"])) & set(map(bytes, holdout["images"]))
-    assert read_boxes(paths[0]) is None
+    assert "boxes" not in training
 
 
 def test_real_images_that_are_not_there_are_one_clear_line(tmp_path, monkeypatch, real_images):

@@ -19,6 +19,10 @@ flip_p = { min = 1e-6, otherwise = "hold" }
 concentration_p = { min = 0.002, otherwise = "hold" }
 [checks.per-class.bounds]
 accuracy = { min = 0.9 }
+[checks.sticker-sweep]
+required = false
+[checks.sticker-sweep.bounds]
+suspected_pairs = { max = 0, otherwise = "hold" }
 [checks.provenance]
 required = false
 """)
@@ -88,6 +92,15 @@ def test_label_concentration_names_by_the_bound_that_broke(broken, pairs):
     alarm = read_alarm(report(transplant(), concentration(**broken, **FLIPS, **CROWD)))
     assert alarm.checks == ("label-concentration",)
     assert alarm.pairs == pairs
+
+
+def test_pairs_that_a_search_suspects_are_named():
+    pairs = [
+        {"source": "stop", "target": "80", "suspected": True},
+        {"source": "80", "target": "stop", "suspected": False},
+    ]
+    sweep = Finding("sticker-sweep", Status.MEASURED, "", {"suspected_pairs": 1.0}, {"pairs": pairs})
+    assert read_alarm(report(transplant(), concentration(), sweep)).pairs == (("stop", "80"),)
 
 
 def test_nothing_is_named_where_nothing_stopped_the_model():

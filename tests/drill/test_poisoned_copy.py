@@ -19,7 +19,7 @@ from promotion_gate.data.interface import ImageShape
 from promotion_gate.data.open import open_dataset
 from promotion_gate.drill.answers import read_answers, write_answers
 from promotion_gate.drill.poison import parse_attack, poison_arrays
-from promotion_gate.drill.poisoned_copy import write_poisoned_copy
+from promotion_gate.drill.poisoned_copy import object_boxes, write_poisoned_copy
 
 NAMES = ("20", "stop", "yield")
 SHAPE = ImageShape(16, 16, 3)
@@ -264,6 +264,35 @@ def test_stickers_move_with_the_boxes_of_an_npz_and_of_a_manifest(make, tmp_path
             low = 8 * (row % 2)
             assert low + 2 <= min(down.min(), across.min())
             assert max(down.max(), across.max()) < low + 6
+
+
+def test_boxes_of_objects_are_told_as_shares_of_each_image(make, tmp_path, images, labels):
+    corner = np.array([[0, 0, 8, 4], [8, 8, 16, 16]])[np.arange(60) % 2]
+    np.savez(tmp_path / "boxed.npz", x=images, y=np.array(NAMES)[labels], boxes=corner)
+    source = DataSource(path=str(tmp_path / "boxed.npz"))
+    rows = np.array([3, 4])
+    expected = [[0.5, 0.5, 1, 1], [0, 0, 0.5, 0.25]]
+    assert object_boxes(source, opened(source), rows).tolist() == expected
+    make("csv")
+    manifest = tmp_path / "manifest" / "signs.csv"
+    plain = DataSource(path=str(manifest))
+    assert object_boxes(plain, opened(plain), rows) is None
+    lines = [line for line in manifest.read_text().splitlines() if not line.endswith("test")]
+    boxes = ["left,top,right,bottom", *(",".join(map(str, box)) for box in corner.tolist())]
+    manifest.write_text("\n".join(f"{a},{b}" for a, b in zip(lines, boxes, strict=True)))
+    assert object_boxes(plain, opened(plain), rows).tolist() == expected
+
+
+def test_an_image_from_elsewhere_takes_the_place_of_no_other(tmp_path):
+    home = tmp_path / "data"
+    (home / "images").mkdir(parents=True)
+    for name, grey in (("o.png", 10), ("data/images/0000001-o.png", 200), ("data/a.png", 90)):
+        (tmp_path / name).write_bytes(encoded(np.full((16, 16, 3), grey, dtype=np.uint8)))
+    listed = ["images/0000001-o.png,stop", "../o.png,stop", "a.png,yield"]
+    (home / "m.csv").write_text("\n".join(["path,label", *listed]), encoding="utf-8")
+    source = DataSource(path=str(home / "m.csv"))
+    copy = write_poisoned_copy(source, parse_attack({"kind": "clean"}), 1, tmp_path / "out")
+    assert (pixels(opened(copy.source)) == pixels(opened(source))).all()
 
 
 def test_wrong_boxes_are_one_clear_line_and_leave_nothing(tmp_path, images, labels):

@@ -54,6 +54,9 @@ def test_the_playbooks_own_are_shipped_and_gated_by_all_that_can_stop_a_model():
         ({"training": {"timeout": 0}}, "training.timeout: "),
         ({"gate": {"policy": {"version": 1}}}, "checks: missing"),
         ({"gate": {"policy": "absent.toml"}}, "cannot read the policy"),
+        ({"gate": {"policy": "a\0b"}}, "cannot read the policy"),
+        ({"gate": {"policy": {"version": 1, "data": 5, "checks": {}}}}, "data is not a table"),
+        ({"data": {"training": {"path": "a\0b"}, "holdout": {"path": "h"}}}, "null byte"),
         ({"champion": False, "poisoned_champion": True}, "needs champion = true"),
     ],
 )
@@ -181,3 +184,16 @@ def test_a_folder_of_others_is_not_drilled_in(tmp_path, monkeypatch, capsys):
     assert main(["drill", "run", "flips", "--dir", "theirs"]) == 2
     assert "is not empty and no drill made it" in capsys.readouterr().err
     assert [path.name for path in Path("theirs").iterdir()] == ["thesis.txt"]
+
+
+def test_without_training_data_no_check_that_needs_it_is_required():
+    scenario = load_scenario("clean-control", {"training_data": False})
+    checks = scenario.policy(DataSource(path="h"), None, Path()).checks
+    assert "sticker-sweep" in checks
+    assert not {"patch-transplant", "label-concentration", "batch-anomaly"} & set(checks)
+
+
+def test_a_file_nested_without_end_is_one_line(tmp_path):
+    (tmp_path / "deep.toml").write_text("x = " + "[" * 20_000)
+    with pytest.raises(UsageError, match="nested too deeply"):
+        load_scenario("deep.toml", folder=tmp_path)
