@@ -124,6 +124,7 @@ def test_what_the_policy_made_of_each_check():
         "label-concentration": "held",
         "per-class": "passed",
         "provenance": "no bound",
+        "sticker-sweep": "no bound",
     }
     metrics, why = measured(found)
     assert metrics["patch-transplant"] == {"triggers": 1.0}
