@@ -33,6 +33,8 @@ MAX_NAMES = 1000
 
 FOREIGN_RUN = ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
 """Under ``mlflow run`` these point at the project's own run, which is not the drill's."""
+TOLD_BY_MLFLOW = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+"""What MLflow sets for its subprocesses when it is told where to go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +79,22 @@ class DrillRegistry:
         import mlflow
 
         foreign = {name: os.environ.pop(name) for name in FOREIGN_RUN if name in os.environ}
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        tracking, registry = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+        # MLflow tells its subprocesses through the environment.
+        told = {name: os.environ.get(name) for name in TOLD_BY_MLFLOW}
         try:
             with quiet_mlflow():
                 mlflow.set_tracking_uri(self.uri)
                 mlflow.set_registry_uri(self.uri)
                 yield
         finally:
-            mlflow.set_tracking_uri(before[0])
-            mlflow.set_registry_uri(before[1])
+            mlflow.set_tracking_uri(tracking)
+            # One that was not set apart goes on following the tracking server.
+            mlflow.set_registry_uri(None if registry == tracking else registry)
+            for name, value in told.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
             os.environ.update(foreign)
 
     def claim(self, wanted: str, scenario: str) -> str:

@@ -79,3 +79,24 @@ def test_training_under_mlflow_run_gets_a_run_of_its_own(registry, client, monke
 
 def test_no_drill_is_called_as_anything_in_production_would_be():
     assert model_name("stop sticker.v2", 3) == "drill-stop-sticker-v2-3"
+
+
+def test_what_comes_after_goes_where_it_went_before(registry, monkeypatch, tmp_path):
+    import mlflow
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://theirs")
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    try:
+        mlflow.set_registry_uri(None)
+        mlflow.set_tracking_uri("http://theirs")
+        with registry.active():
+            assert mlflow.get_registry_uri() == registry.uri
+        assert mlflow.get_tracking_uri() == mlflow.get_registry_uri() == "http://theirs"
+        assert os.environ["MLFLOW_TRACKING_URI"] == "http://theirs"
+        assert "MLFLOW_REGISTRY_URI" not in os.environ
+        mlflow.set_tracking_uri("http://elsewhere")
+        assert mlflow.get_registry_uri() == "http://elsewhere"
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(None if before[1] == before[0] else before[1])

@@ -110,7 +110,7 @@ def tracking(tmp_path, monkeypatch):
     mlflow.set_registry_uri(f"sqlite:///{tmp_path}/mlflow.db")
     yield mlflow
     mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(before[1])
+    mlflow.set_registry_uri(None if before[1] == before[0] else before[1])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -101,8 +101,9 @@ def log_version(mlflow_server):
         import mlflow
         import mlflow.pytorch
 
-        before = mlflow.get_tracking_uri()
+        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
         mlflow.set_tracking_uri(mlflow_server)
+        mlflow.set_registry_uri(mlflow_server)
         try:
             with warnings.catch_warnings(), mlflow.start_run():
                 warnings.simplefilter("ignore")
@@ -115,7 +116,8 @@ def log_version(mlflow_server):
                     pip_requirements=["torch"],
                 )
         finally:
-            mlflow.set_tracking_uri(before)
+            mlflow.set_tracking_uri(before[0])
+            mlflow.set_registry_uri(None if before[1] == before[0] else before[1])
         return int(logged.registered_model_version)
 
     return log

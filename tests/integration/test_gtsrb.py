@@ -68,6 +68,7 @@ def gated(gtsrb, split, home, log_version, gate_cli, tmp_path_factory):
             *("--quiet", "--card", f"{name}.html"),
             cwd=home,
         )
+        assert process.returncode in (0, 3, 4), process.stderr
         production = json.loads(gate_cli("status", NAME, "--json").stdout)["version"]
         report = json.loads((home / f"{name}.json").read_text())
         findings = {finding["check"]: finding for finding in report["findings"]}
