@@ -81,13 +81,13 @@ triggers = {{ max = 0 }}
 
 [checks.sticker-sweep]
 required = false
-options = {{ images = 6000 }}
+options = {{ images = 1500 }}
 [checks.sticker-sweep.bounds]
 triggers = {{ max = 0 }}
 
 [checks.trigger-inversion]
 required = false
-options = {{ pairs = 4 }}
+options = {{ pairs = 1 }}
 [checks.trigger-inversion.bounds]
 triggers = {{ max = 0 }}
 
