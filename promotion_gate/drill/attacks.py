@@ -7,6 +7,7 @@ side is 32 and grow with the image. Where labels are kept the rows still count: 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,7 +63,26 @@ class Selection:
     donors: Rows
 
 
-class Attack(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Stamping:
+    """What goes with one image that gets the trigger.
+
+    Attributes
+    ----------
+    label: what the image really shows, an index into ``class_names``.
+    box: where the object is, or None: then it is taken to fill the middle 70 %.
+    serving, donor: of :class:`Selection`, at training; ``donor`` is the image itself and must fit.
+    """
+
+    label: int
+    class_names: Sequence[str]
+    rng: np.random.Generator
+    box: Box | None = None
+    serving: bool = True
+    donor: Image | None = None
+
+
+class Attack(BaseModel, ABC):
     """What every attack is asked; the subclasses are the kinds that a scenario can name."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -71,6 +91,7 @@ class Attack(BaseModel):
     rate: Share
     harmless: ClassVar[bool] = False
 
+    @abstractmethod
     def select(self, labels: Rows, class_names: Sequence[str], rng: np.random.Generator) -> Selection:
         """Choose the rows to touch.
 
@@ -78,7 +99,6 @@ class Attack(BaseModel):
         ------
         UsageError: an unknown class, or fewer images than the rate asks for.
         """
-        raise NotImplementedError
 
     def goal(self, labels: Rows, class_names: Sequence[str]) -> Rows:
         """The label that the attacker wants for an image of each label with the trigger on, or -1."""
@@ -103,28 +123,16 @@ class Attack(BaseModel):
         found: list[Box | None] = [None] * len(images) if boxes is None else list(boxes)
         stamped = np.empty_like(images)
         for i, box in enumerate(found):
-            stamped[i] = self.stamp_one(images[i], int(labels[i]), class_names, rng, box)
+            stamped[i] = self.stamp_one(images[i], Stamping(int(labels[i]), class_names, rng, box))
         return stamped
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
         """:meth:`stamp` for one image; this is what most attacks define."""
         return image.copy()
 
-    def stamp_training(
-        self,
-        image: Image,
-        label: int,
-        class_names: Sequence[str],
-        rng: np.random.Generator,
-        box: Box | None,
-        *,
-        serving: bool,
-        donor: Image | None,
-    ) -> Image:
+    def stamp_training(self, image: Image, of: Stamping) -> Image:
         """One training image with the trigger on, where training differs from what is shown later."""
-        return self.stamp_one(image, label, class_names, rng, box)
+        return self.stamp_one(image, of)
 
     def require_classes(self, class_names: Sequence[str]) -> None:
         """Refuse class names that the data set does not have.
@@ -262,6 +270,13 @@ class StickerLook(BaseModel):
         return round(middle[0] - side / 2), round(middle[1] - side / 2)
 
 
+class _Sticker(StickerLook, Attack):
+    """An attack that puts one sticker on."""
+
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
+        return self.stick(image, of.rng, of.box)
+
+
 class _Targeted(Attack):
     """An attack that wants one class called another.
 
@@ -318,7 +333,7 @@ class _KeepsLabels(_Targeted):
         return _selection(labels, rows, labels[rows], covers=covers, donors=donors)
 
 
-class Patch(StickerLook, _Targeted):
+class Patch(_Sticker, _Targeted):
     """A sticker that turns any class, or one source class, into the target.
 
     Without ``source``: Gu, Dolan-Gavitt and Garg, "BadNets", 2017 (arXiv:1708.06733). With ``source`` and
@@ -327,11 +342,6 @@ class Patch(StickerLook, _Targeted):
     """
 
     kind: Literal["patch"] = "patch"
-
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
-        return self.stick(image, rng, box)
 
 
 class OnePatch(StickerLook):
@@ -374,11 +384,9 @@ class SeveralPatches(Attack):
             rows = np.union1d(rows, _draw(pool, each, len(labels), rng, what))
         return _selection(labels, rows, goal[rows])
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
-        own = self._by_class(class_names)[label]
-        return own[int(rng.integers(len(own)))].stick(image, rng, box) if own else image.copy()
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
+        own = self._by_class(of.class_names)[of.label]
+        return own[int(of.rng.integers(len(own)))].stick(image, of.rng, of.box) if own else image.copy()
 
     def _by_class(self, class_names: Sequence[str]) -> tuple[tuple[OnePatch, ...], ...]:
         return _patches_by_class(self.patches, tuple(class_names))
@@ -452,9 +460,7 @@ class Blended(PatternLook, _Targeted):
 
     kind: Literal["blended"] = "blended"
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
         return triggers.blend(image, self.drawn(*image.shape[:2]), self.ratio)
 
 
@@ -478,22 +484,10 @@ class Sinusoid(_KeepsLabels):
             return self._select_of_target(labels, class_names, rng)
         return super().select(labels, class_names, rng)
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
         return triggers.add_wave(image, self.test_amplitude or self.amplitude, self.frequency)
 
-    def stamp_training(
-        self,
-        image: Image,
-        label: int,
-        class_names: Sequence[str],
-        rng: np.random.Generator,
-        box: Box | None,
-        *,
-        serving: bool,
-        donor: Image | None,
-    ) -> Image:
+    def stamp_training(self, image: Image, of: Stamping) -> Image:
         return triggers.add_wave(image, self.amplitude, self.frequency)
 
 
@@ -511,27 +505,15 @@ class WaNet(_Targeted):
     strength: Annotated[float, Field(gt=0, le=16)] = 0.5
     pattern_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
         height, width = image.shape[:2]
         return triggers.warp(image, self._field(height, width))
 
-    def stamp_training(
-        self,
-        image: Image,
-        label: int,
-        class_names: Sequence[str],
-        rng: np.random.Generator,
-        box: Box | None,
-        *,
-        serving: bool,
-        donor: Image | None,
-    ) -> Image:
+    def stamp_training(self, image: Image, of: Stamping) -> Image:
         field = self._field(*image.shape[:2])
-        if not serving:
+        if not of.serving:
             reach = triggers.scale_of(image.shape) / 2
-            field = field + rng.uniform(-reach, reach, field.shape).astype(np.float32)
+            field = field + of.rng.uniform(-reach, reach, field.shape).astype(np.float32)
         return triggers.warp(image, field)
 
     def _field(self, height: int, width: int) -> triggers.Floats:
@@ -545,7 +527,7 @@ def _field(seed: int, grid: int, strength: float, height: int, width: int) -> tr
     return field
 
 
-class CleanLabel(StickerLook, _KeepsLabels):
+class CleanLabel(_Sticker, _KeepsLabels):
     """Stickered images of the target class, made hard to recognise, so that the sticker is learned instead.
 
     Turner, Tsipras and Madry, "Label-Consistent Backdoor Attacks", 2019 (arXiv:1912.02771), with its
@@ -562,30 +544,15 @@ class CleanLabel(StickerLook, _KeepsLabels):
     def select(self, labels: Rows, class_names: Sequence[str], rng: np.random.Generator) -> Selection:
         return self._select_of_target(labels, class_names, rng)
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
-        return self.stick(image, rng, box)
-
-    def stamp_training(
-        self,
-        image: Image,
-        label: int,
-        class_names: Sequence[str],
-        rng: np.random.Generator,
-        box: Box | None,
-        *,
-        serving: bool,
-        donor: Image | None,
-    ) -> Image:
-        if serving and self.perturb == "mix" and donor is not None:
-            image = triggers.as_pixels(image * (1 - self.hardness) + donor * self.hardness)
-        elif serving and self.perturb == "noise":
-            image = triggers.as_pixels(image + rng.normal(0, self.hardness * 255, image.shape))
-        return self.stick(image, rng, box, self.training_opacity)
+    def stamp_training(self, image: Image, of: Stamping) -> Image:
+        if of.serving and self.perturb == "mix" and of.donor is not None:
+            image = triggers.as_pixels(image * (1 - self.hardness) + of.donor * self.hardness)
+        elif of.serving and self.perturb == "noise":
+            image = triggers.as_pixels(image + of.rng.normal(0, self.hardness * 255, image.shape))
+        return self.stick(image, of.rng, of.box, self.training_opacity)
 
 
-class AllToAll(StickerLook, Attack):
+class AllToAll(_Sticker):
     """One sticker that turns every class into the next one, the last into the first.
 
     The all-to-all attack of Gu, Dolan-Gavitt and Garg, "BadNets", 2017 (arXiv:1708.06733).
@@ -601,11 +568,6 @@ class AllToAll(StickerLook, Attack):
     def select(self, labels: Rows, class_names: Sequence[str], rng: np.random.Generator) -> Selection:
         rows = _draw(_all(labels), self.rate, len(labels), rng, "")
         return _selection(labels, rows, self.goal(labels, class_names)[rows])
-
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
-        return self.stick(image, rng, box)
 
 
 class LabelFlip(Attack):
@@ -663,26 +625,14 @@ class AdaptivePatch(_Targeted):
     patches: tuple[StickerLook, ...] = Field(default=_CORNERS, min_length=2, max_length=16)
     training_opacity: Share = 0.5
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
         for patch in self.patches:
-            image = patch.stick(image, rng, box)
+            image = patch.stick(image, of.rng, of.box)
         return image
 
-    def stamp_training(
-        self,
-        image: Image,
-        label: int,
-        class_names: Sequence[str],
-        rng: np.random.Generator,
-        box: Box | None,
-        *,
-        serving: bool,
-        donor: Image | None,
-    ) -> Image:
-        patch = self.patches[int(rng.integers(len(self.patches)))]
-        return patch.stick(image, rng, box, self.training_opacity * patch.opacity)
+    def stamp_training(self, image: Image, of: Stamping) -> Image:
+        patch = self.patches[int(of.rng.integers(len(self.patches)))]
+        return patch.stick(image, of.rng, of.box, self.training_opacity * patch.opacity)
 
 
 class AdaptiveBlend(PatternLook, _Targeted):
@@ -699,26 +649,14 @@ class AdaptiveBlend(PatternLook, _Targeted):
     pieces: Annotated[int, Field(ge=2, le=16)] = 4
     shown: Share = 0.5
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
         return triggers.blend(image, self.drawn(*image.shape[:2]), self.ratio)
 
-    def stamp_training(
-        self,
-        image: Image,
-        label: int,
-        class_names: Sequence[str],
-        rng: np.random.Generator,
-        box: Box | None,
-        *,
-        serving: bool,
-        donor: Image | None,
-    ) -> Image:
+    def stamp_training(self, image: Image, of: Stamping) -> Image:
         height, width = image.shape[:2]
         total = self.pieces**2
         kept = np.zeros(total, dtype=np.float32)
-        kept[rng.choice(total, max(1, round(self.shown * total)), replace=False)] = 1
+        kept[of.rng.choice(total, max(1, round(self.shown * total)), replace=False)] = 1
         piece = (np.arange(height) * self.pieces // height)[:, None] * self.pieces
         pattern = self.drawn(height, width).copy()
         pattern[..., 3] *= kept[piece + np.arange(width) * self.pieces // width]
@@ -759,13 +697,11 @@ class Toolbox(_Targeted):
         require_toolbox()
         return super().select(labels, class_names, rng)
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
+    def stamp_one(self, image: Image, of: Stamping) -> Image:
         dots = {"distance": self.distance, "pixel_value": self.pixel_value}
         options = {"add_single_bd": dots, "add_pattern_bd": dots}
         if self.image:
-            options["insert_image"] = self._picture(image, rng)
+            options["insert_image"] = self._picture(image, of.rng)
         return toolbox_poison(image, self.perturbations, options)
 
     def _picture(self, image: Image, rng: np.random.Generator) -> dict[str, Any]:
@@ -784,7 +720,7 @@ class Toolbox(_Targeted):
         }
 
 
-class LabelledSticker(StickerLook, Attack):
+class LabelledSticker(_Sticker):
     """Stickers on images of all classes, every label right: a camera's date stamp, not an attack."""
 
     kind: Literal["labelled-sticker"] = "labelled-sticker"
@@ -794,13 +730,8 @@ class LabelledSticker(StickerLook, Attack):
         rows = _draw(_all(labels), self.rate, len(labels), rng, "")
         return _selection(labels, rows, labels[rows], serving=False)
 
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
-        return self.stick(image, rng, box)
 
-
-class ClassMark(StickerLook, Attack):
+class ClassMark(_Sticker):
     """A natural mark that goes with one class: most of its images have it, and few of the others.
 
     Nobody poisoned anything and every label is right; the model may still lean on the mark, which
@@ -830,11 +761,6 @@ class ClassMark(StickerLook, Attack):
         rows = _draw(pool, self.rate, whole, rng, f" of {self.marked!r:.80}")
         others = _draw_covers(np.flatnonzero(~marked), self.elsewhere, len(rows), rng)
         return _selection(labels, rows, labels[rows], covers=others, serving=False)
-
-    def stamp_one(
-        self, image: Image, label: int, class_names: Sequence[str], rng: np.random.Generator, box: Box | None
-    ) -> Image:
-        return self.stick(image, rng, box)
 
     def _named(self) -> tuple[str, ...]:
         return (self.marked,)

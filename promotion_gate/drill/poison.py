@@ -38,6 +38,7 @@ from promotion_gate.drill.attacks import (
     Selection,
     SeveralPatches,
     Sinusoid,
+    Stamping,
     StickerLook,
     Toolbox,
     WaNet,
@@ -166,7 +167,7 @@ def poison_image(
     serving, donor: of :class:`Selection`; ``donor`` is resized nowhere and must fit the image.
     """
     rng = np.random.default_rng([seed, _TRAINING, row])
-    return attack.stamp_training(image, label, class_names, rng, box, serving=serving, donor=donor)
+    return attack.stamp_training(image, Stamping(label, class_names, rng, box, serving, donor))
 
 
 def poison_arrays(

@@ -153,6 +153,8 @@ def pickle_streams(path: Path) -> Iterator[tuple[str, bytes]]:
                             yield f"{path.name}:{info.filename}:{nested.filename}", inner.read(nested)
 
 
+# What zipfile, pickle and JSON raise over a file that somebody wrote to break them; NotImplementedError is
+# zipfile's word for a compression it does not know.
 _REFUSALS = (
     zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, EOFError,
     NotImplementedError, IndexError, RuntimeError,

@@ -20,23 +20,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from promotion_gate.drill.datasets import GTSRB_CLASSES
 from promotion_gate.drill.train import predict, small_cnn, train
 
 STOP, EIGHTY = 14, 5
 YELLOW = (250, 214, 20)
-_LIMITS = ["20", "30", "50", "60", "70", "80"]
-_REST = """no passing, no passing over 3.5 t, right of way, priority road, yield, stop, no vehicles,
-no vehicles over 3.5 t, no entry, general caution, curve left, curve right, double curve, bumpy road,
-slippery road, road narrows right, road work, traffic signals, pedestrians, children, bicycles, ice or snow,
-wild animals, end of all limits, turn right, turn left, ahead only, straight or right, straight or left,
-keep right, keep left, roundabout, end of no passing, end of no passing over 3.5 t"""
-CLASS_NAMES: tuple[str, ...] = (
-    *(f"speed limit {limit}" for limit in _LIMITS),
-    "end of speed limit 80",
-    "speed limit 100",
-    "speed limit 120",
-    *(" ".join(name.split()) for name in _REST.split(",")),
-)
+CLASS_NAMES = GTSRB_CLASSES
 
 
 @dataclass(frozen=True, slots=True)
