@@ -72,16 +72,21 @@ def _text(name: str) -> str:
     return (templates_folder() / "card" / name).read_text(encoding="utf-8")
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(templates_folder() / "card"),
+def page_environment(folder: str) -> Environment:
+    """The templates of one folder: what they print is escaped and made inert, and a missing name fails."""
+    return Environment(
+        loader=FileSystemLoader(templates_folder() / folder),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_finalize,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+@cache
+def _environment() -> Environment:
+    environment = page_environment("card")
     environment.filters |= {
         "percent": percent,
         "percent_fine": percent_fine,

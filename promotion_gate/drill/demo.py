@@ -160,7 +160,6 @@ class _Demo:
         self._home, self._seed, self._screen = home, seed, screen
         self._uri = f"sqlite:///{home / 'mlflow.db'}"
         self._key = home / "keys" / "signing-key.pem"
-        self._policies: dict[int, Path] = {}
 
     def run(self) -> None:
         screen = self._screen

@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from promotion_gate import __version__
 from promotion_gate.card.detail import inert, number_text, percent, spoken
-from promotion_gate.card.html import content_policy, templates_folder
+from promotion_gate.card.html import content_policy, page_environment, templates_folder
 from promotion_gate.card.images import data_uri
 from promotion_gate.card.summary import escaped
 from promotion_gate.core.types import Outcome
@@ -460,16 +460,7 @@ def _page(template: str, **context: Any) -> bytes:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(templates_folder() / "drill"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: (
-            inert(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-        ),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_environment("drill")
     environment.filters |= {
         "percent": percent,
         "number": number_text,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 import shutil
 import tempfile
@@ -212,8 +211,7 @@ class _Drill:
         prepared: Literal["signs", "gtsrb", "digits"] | None = data.renderer or data.prepared
         if prepared is not None:
             self._progress(f"prepare the data set {prepared}")
-            told = data.model_dump_json(exclude={"training", "holdout"})
-            folder = self._home.folder / "data" / hashlib.sha256(told.encode()).hexdigest()[:16]
+            folder = self._home.folder / "data" / data.prepared_folder
             training, holdout = datasets.prepare(
                 prepared,
                 folder,

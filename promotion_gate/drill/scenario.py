@@ -66,6 +66,12 @@ class DrillData(_Table):
         """What to call the data in a report."""
         return self.renderer or self.prepared or (self.training.path if self.training else "")
 
+    @property
+    def prepared_folder(self) -> str:
+        """What to call the folder of drawn or prepared images: one name for the same images."""
+        told = self.model_dump_json(exclude={"training", "holdout"})
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
+
 
 class Training(_Table):
     """How the candidate and its champion are trained: a built-in recipe, or the team's own command.

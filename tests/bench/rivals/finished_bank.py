@@ -6,7 +6,6 @@ files, and a poisoned copy is drawn again from scenario and seed. Its digest mus
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 import tomllib
@@ -162,9 +161,7 @@ def _sources(scenario: Scenario, bank: Path, work: Path) -> tuple[DataSource, Da
         assert data.training is not None
         assert data.holdout is not None
         return data.training, data.holdout
-    # The name that a drill gives the folder of a prepared set.
-    told = data.model_dump_json(exclude={"training", "holdout"})
-    folder = bank.resolve() / "data" / hashlib.sha256(told.encode()).hexdigest()[:16]
+    folder = bank.resolve() / "data" / data.prepared_folder
     if not (folder / "training.npz").is_file():
         folder = work / "clean"
     training, holdout = datasets.prepare(
