@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
+from promotion_gate.commands import say
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -312,12 +313,6 @@ def _alias(args: argparse.Namespace) -> Production:
         raise UsageError(f"--alias {args.alias!r} cannot be used: {why}") from None
 
 
-def _say(line: str) -> None:
-    from promotion_gate.operators import plain
-
-    print(plain(line))
-
-
 def _demo(args: argparse.Namespace) -> int:
     from promotion_gate.drill.demo import run_demo
 
@@ -330,9 +325,9 @@ def _drill_poison(args: argparse.Namespace) -> int:
 
     copy = poison_by_scenario(args.data, args.scenario, args.seed, args.out)
     answers = copy.answers
-    _say(f"{answers.kind}: {len(answers.rows):,} rows touched, {len(answers.carriers):,} serve the attack")
-    _say(f"data: {copy.source.path}")
-    _say(f"answers: {copy.answers_path} (SHA-256 {copy.sealed})")
+    say(f"{answers.kind}: {len(answers.rows):,} rows touched, {len(answers.carriers):,} serve the attack")
+    say(f"data: {copy.source.path}")
+    say(f"answers: {copy.answers_path} (SHA-256 {copy.sealed})")
     return ExitCode.DONE
 
 
@@ -362,8 +357,8 @@ def _drill_run(args: argparse.Namespace) -> int:
     if args.json is not None:
         args.json.write_text(drilled.outcome.to_json() + "\n", encoding="utf-8")
     for line in drill_lines(drilled.outcome):
-        _say(line)
-    _say(f"post-mortem: {report}")
+        say(line)
+    say(f"post-mortem: {report}")
     return ExitCode.REJECTED if drilled.outcome.got_through else ExitCode.DONE
 
 
@@ -382,8 +377,8 @@ def _drill_campaign(args: argparse.Namespace) -> int:
     )
     report = write_campaign_report(run)
     for line in campaign_lines(run):
-        _say(line)
-    _say(f"report: {report}")
+        say(line)
+    say(f"report: {report}")
     if run.got_through:
         return ExitCode.REJECTED
     return ExitCode.USAGE if run.summary.failures else ExitCode.DONE
@@ -400,7 +395,7 @@ def _init(args: argparse.Namespace) -> int:
         raise UsageError(f"{path} exists already", "--force replaces it") from None
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from None
-    _say(f"wrote {path}: set data.holdout.path, and data.training.path if the training data is to be had")
+    say(f"wrote {path}: set data.holdout.path, and data.training.path if the training data is to be had")
     return ExitCode.DONE
 
 
@@ -424,18 +419,18 @@ def _run(args: argparse.Namespace) -> int:
     _write_files(args, run)
     verdict = run.verdict
     ref = run.report.candidate.ref
-    _say(f"{verdict.outcome} {ref}: {verdict_line(verdict)}")
+    say(f"{verdict.outcome} {ref}: {verdict_line(verdict)}")
     for note in run.recorded.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
     move = run.recorded.record.transition
     if move is not None:
         before = "none" if move.from_version is None else str(move.from_version)
-        _say(f"{move.alias} is version {move.to_version}, was {before}")
+        say(f"{move.alias} is version {move.to_version}, was {before}")
     elif verdict.outcome == "HOLD":
-        _say(f'a person decides: promotion-gate approve {ref} --reason "…", or reject')
+        say(f'a person decides: promotion-gate approve {ref} --reason "…", or reject')
     elif verdict.outcome == "PROMOTE":
-        _say(f'nothing was moved; promotion-gate approve {ref} --reason "…" promotes it')
-    _say(f"card: promotion-gate card {ref.uri} (gate run {run.report.gate_run_id})")
+        say(f'nothing was moved; promotion-gate approve {ref} --reason "…" promotes it')
+    say(f"card: promotion-gate card {ref.uri} (gate run {run.report.gate_run_id})")
     return verdict.outcome.exit_code
 
 
@@ -470,11 +465,11 @@ def _calibrate(args: argparse.Namespace) -> int:
     text = calibration.calibrated_text(policy, derived)
     new = parse_policy(text, name=str(out))
     for line in calibration.report_lines(policy, derived, models, new):
-        _say(line)
+        say(line)
     notes += calibration.write_policy(text, out, policy)
     for note in notes:
-        _say(f"note: {note}")
-    _say(f"wrote {out}")
+        say(f"note: {note}")
+    say(f"wrote {out}")
     return ExitCode.DONE
 
 
@@ -554,5 +549,5 @@ def _history(args: argparse.Namespace) -> int:
 def _card(args: argparse.Namespace) -> int:
     from promotion_gate.operators import fetch_card
 
-    _say(str(fetch_card(_registry(args), args.model, args.dir).resolve()))
+    say(str(fetch_card(_registry(args), args.model, args.dir).resolve()))
     return ExitCode.DONE
