@@ -118,7 +118,7 @@ FAMILIES = (
 
 def campaign_path(bank: str) -> Path:
     """The campaign file of a bank, as shipped."""
-    return Path(str(files("promotion_gate.drill"))) / "campaigns" / f"{bank}.toml"
+    return Path(str(files("promotion_gate.drill"))) / "banks" / f"{bank}.toml"
 
 
 def bank_policy(*, training_data: bool) -> dict[str, Any]:
