@@ -3,7 +3,12 @@
 import hashlib
 import json
 import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -175,3 +180,42 @@ def test_edited_answers_end_the_drill_and_leave_nothing_registered(home, tmp_pat
     with pytest.raises(UsageError, match="was edited"):
         run_drill(scenario, 1, place, progress=edit)
     assert not MlflowClient(place.registry.uri).search_registered_models()
+
+
+STUCK = """
+name = "stuck"
+champion = false
+attack = { kind = "clean" }
+data = { training = { path = "train.npz" }, holdout = { path = "holdout.npz" } }
+training = { command = ["python3", "train.py", "{data} {name}"], timeout = 600 }
+gate = { policy = { version = 1, checks = { per-class = { bounds = { accuracy = { min = 0 } } } } } }
+"""
+STUCK_TRAINING = "import os, time; open('pid', 'w').write(str(os.getpid())); time.sleep(600)"
+
+
+def test_a_cancelled_drill_ends_its_training_and_takes_back_what_it_registered(home, tmp_path):
+    from mlflow import MlflowClient
+
+    shutil.copy(home / "train.npz", tmp_path)
+    shutil.copy(home / "holdout.npz", tmp_path)
+    (tmp_path / "stuck.toml").write_text(STUCK)
+    (tmp_path / "train.py").write_text(STUCK_TRAINING)
+    command = [sys.executable, "-m", "promotion_gate", "drill", "run", "stuck.toml", "--quiet"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(600):
+            started = [path for path in tmp_path.rglob("pid") if path.read_text()]
+            if started or process.poll() is not None:
+                break
+            time.sleep(0.2)
+        assert started, process.stderr.read()
+        training = Path(f"/proc/{started[0].read_text()}")
+        assert training.exists()
+        process.terminate()
+        assert process.wait(120) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        _, said = process.communicate()
+    assert not training.exists()
+    assert "Traceback" not in said
+    assert not MlflowClient(f"sqlite:///{tmp_path}/drills/mlflow.db").search_registered_models()
