@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from promotion_gate.drill.recorder import PerClassLoss
+    from promotion_gate.serving import load
 
-__all__ = ["PerClassLoss", "__version__"]
+__all__ = ["PerClassLoss", "__version__", "load"]
 __version__ = "0.1.0"
 
 
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> object:
         from promotion_gate.drill.recorder import PerClassLoss
 
         return PerClassLoss
+    if name == "load":
+        from promotion_gate.serving import load
+
+        return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

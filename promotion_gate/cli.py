@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
-from promotion_gate.commands import say
+from promotion_gate.commands import production, records, say
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -181,6 +181,9 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument(
         "--to", type=_version, metavar="V", help="this version instead of the last good one"
     )
+    rollback.add_argument(
+        "--unsafe-unsigned", action="store_true", help="with --to: go back although no trusted record vouches"
+    )
     _reason(rollback)
     _production(rollback)
 
@@ -241,6 +244,7 @@ def _parser() -> argparse.ArgumentParser:
         help="do finished drills again: with the trained models kept, or all from the start",
     )
     _drill_options(campaign)
+    records.add(command)
     return parser
 
 
@@ -302,15 +306,7 @@ def _registry(args: argparse.Namespace) -> Registry:
 
 
 def _alias(args: argparse.Namespace) -> Production:
-    from pydantic import ValidationError
-
-    from promotion_gate.core.policy import Production
-
-    try:
-        return Production(alias=args.alias, mirror_stage=args.mirror_stage)
-    except ValidationError as error:
-        why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
-        raise UsageError(f"--alias {args.alias!r} cannot be used: {why}") from None
+    return production(args.alias, args.mirror_stage)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -523,7 +519,14 @@ def _rollback(args: argparse.Namespace) -> int:
     from promotion_gate.transition import rollback
 
     clock = time.monotonic()
-    recorded = rollback(_registry(args), args.name, to=args.to, reason=args.reason, production=_alias(args))
+    recorded = rollback(
+        _registry(args),
+        args.name,
+        to=args.to,
+        reason=args.reason,
+        production=_alias(args),
+        unsafe_unsigned=args.unsafe_unsigned,
+    )
     print(moved_message(recorded, time.monotonic() - clock))
     return ExitCode.DONE
 

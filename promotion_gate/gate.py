@@ -41,7 +41,7 @@ from promotion_gate.core.types import (
     Verdict,
 )
 from promotion_gate.evidence.interface import ForwardPass
-from promotion_gate.registry.interface import RECORD_FILE, Registry
+from promotion_gate.registry.interface import RECORD_FILE, VERDICT_FILE, Registry
 from promotion_gate.transition import (
     Actor,
     Judged,
@@ -610,6 +610,7 @@ def _filed(registry: Registry, report: Report, recorded: Recorded) -> Recorded:
     run_id = report.gate_run_id
     try:
         registry.log_file(run_id, RECORD_FILE, recorded.envelope)
+        registry.log_file(run_id, VERDICT_FILE, recorded.verdict)
         registry.set_version_tag(report.candidate.ref, "promotion_gate.run_id", run_id)
         registry.set_version_tag(report.candidate.ref, "promotion_gate.outcome", report.verdict.outcome.value)
         registry.finish_run(run_id)

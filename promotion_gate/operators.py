@@ -14,7 +14,8 @@ from typing import Any
 from promotion_gate.core.errors import GateError, NotInRegistry, UsageError
 from promotion_gate.core.types import AuditRecord
 from promotion_gate.registry.interface import Registry
-from promotion_gate.transition import HistoryEntry, Recorded, StatusFacts
+from promotion_gate.transition import Recorded, StatusFacts
+from promotion_gate.vouching import HistoryEntry
 
 CARD_FILE = "card.html"
 """The artifact of a gate run that holds the model card."""
@@ -37,7 +38,7 @@ def moved_message(recorded: Recorded, seconds: float | None = None) -> str:
     move = record.transition
     took = "" if seconds is None else f" in {seconds:.1f} s"
     if move is None:
-        word = {"reject": "rejected", "hold": "held"}.get(record.action, record.action)
+        word = {"reject": "rejected", "hold": "held", "revoke": "revoked"}.get(record.action, record.action)
         lines.append(f"{word} {record.ref}{took}; production is unchanged")
     else:
         word = {"rollback": "rolled back", "approve": "approved and promoted"}.get(record.action, "promoted")
@@ -60,6 +61,8 @@ def status_text(facts: StatusFacts) -> str:
         )
     elif facts.last_move is not None:
         lines.append(_how_it_came(facts.last_move))
+    if facts.version in facts.revoked:
+        lines.append(f"warning: version {facts.version} was revoked; roll back")
     if facts.in_production_stage is not None and list(facts.in_production_stage) != [facts.version]:
         staged = ", ".join(map(str, facts.in_production_stage)) or "no version"
         lines.append(f"warning: the legacy stage Production holds {staged}")
@@ -87,6 +90,7 @@ def status_json(facts: StatusFacts) -> str:
             "moved_elsewhere": facts.moved_elsewhere,
             "last_move": None if facts.last_move is None else _entry_json(facts.last_move),
             "held": [_entry_json(entry) for entry in facts.held],
+            "revoked": list(facts.revoked),
             "unfinished": [event.event_id for event in facts.unfinished],
             "in_production_stage": facts.in_production_stage,
         }
@@ -162,7 +166,8 @@ def _row(entry: HistoryEntry) -> tuple[str, ...]:
         why = f"RECORD NOT VERIFIED: {plain(entry.problem)}"
     else:
         when, who, digest = record.at, f"{record.user}@{record.host}", record.digest[:12]
-        why = plain(record.reason, _REASON_WIDTH)
+        unsafe = f"[{', '.join(record.unsafe)}] " if record.unsafe else ""
+        why = unsafe + plain(record.reason, _REASON_WIDTH)
     at = when.isoformat(sep=" ", timespec="seconds")
     return at, what, str(pointer.version), moved, plain(who, 40), digest, why
 
@@ -194,6 +199,7 @@ def _record_json(record: AuditRecord) -> dict[str, Any]:
         "outcome": record.outcome,
         "policy_digest": record.policy_digest,
         "card_sha256": record.card_sha256,
+        "verdict_sha256": record.verdict_sha256,
         "gate_run_id": record.gate_run_id,
         "gate_version": record.gate_version,
         "champion": record.champion,

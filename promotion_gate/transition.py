@@ -12,14 +12,12 @@ last verdict, the version to go back to) is read again under the lock.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
-import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Literal, Self
 
 from promotion_gate import __version__
 from promotion_gate.core.errors import (
@@ -33,8 +31,9 @@ from promotion_gate.core.errors import (
 )
 from promotion_gate.core.keys import Keyring, TrustedKeys, load_trusted_keys
 from promotion_gate.core.policy import Production
-from promotion_gate.core.record import now, sign_record, verify_record, whoami
-from promotion_gate.core.types import Action, AuditRecord, ModelRef, Outcome, Transition
+from promotion_gate.core.record import now, sign_record, whoami
+from promotion_gate.core.types import NO_DIGEST, Action, AuditRecord, ModelRef, Outcome, Transition
+from promotion_gate.core.verdict_summary import VerdictSummary, sign_verdict
 from promotion_gate.registry.interface import (
     RECORD_FILE,
     Event,
@@ -43,6 +42,21 @@ from promotion_gate.registry.interface import (
     ModelFacts,
     Registry,
 )
+from promotion_gate.vouching import (
+    DEFAULT_PRODUCTION,
+    HistoryEntry,
+    artifact_digest,
+    both,
+    changed,
+    done_moves,
+    entries,
+    last_verdict,
+    look,
+    read_record,
+    read_verdict_file,
+    require_not_revoked,
+    vouch,
+)
 
 LEASE = timedelta(seconds=120)
 """How long a lock holds when its owner dies."""
@@ -50,9 +64,8 @@ LEASE = timedelta(seconds=120)
 NOTE_ATTEMPTS = 5
 """How often an event that moves nothing is written anew; past that, events in a tie stand by time and id."""
 
-DEFAULT_PRODUCTION = Production()
-_A = TypeVar("_A")
-_B = TypeVar("_B")
+UNSAFE_UNSIGNED = "unsafe_unsigned"
+"""Stands in the record of a rollback to a version that no signed record vouches for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,22 +111,32 @@ class Recorded:
     """An event that is now part of history, with its signed form.
 
     ``notes`` are things that the person at the terminal should know: versions passed over, events of
-    dead processes that were finished or undone.
+    dead processes that were finished or undone. ``verdict`` is the signed verdict that the event rests on.
     """
 
     record: AuditRecord
     event_id: str
     envelope: bytes = field(repr=False)
     notes: Sequence[str] = ()
+    verdict: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """One event with its verified record, or with what is wrong with the record."""
+class _Papers:
+    """What is about to be recorded, and the signed verdict that it rests on."""
 
-    event: Event
-    record: AuditRecord | None
-    problem: str = ""
+    record: AuditRecord
+    verdict: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """The version to go back to, its digest, and why newer ones were passed over."""
+
+    ref: ModelRef
+    digest: str
+    notes: Sequence[str] = ()
+    unsafe: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +156,7 @@ class StatusFacts:
     held: Sequence[HistoryEntry]
     unfinished: Sequence[Event]
     in_production_stage: Sequence[int] | None
+    revoked: Sequence[int] = ()
 
 
 def promote(
@@ -155,12 +179,13 @@ def promote(
     actor = acting = actor or Actor.here()
     notes = recover(registry, judged.ref.name, production, actor)
 
-    def verified() -> AuditRecord:
+    def verified() -> _Papers:
         _require_digest(registry, judged.ref, judged.digest)
-        return _record(judged, "promote", acting)
+        return _papers(judged, "promote", acting)
 
     def still(facts: ModelFacts, events: Sequence[Event]) -> None:
         _require_champion(facts, production.alias, judged.champion, judged.ref)
+        require_not_revoked(registry, judged.ref, judged.digest, events, acting.keys.trusted)
 
     return _move(registry, judged.ref.name, production, actor, verified, still, notes)
 
@@ -177,7 +202,7 @@ def record_verdict(
     """
     actor = actor or Actor.here()
     action: Action = "reject" if judged.outcome is Outcome.REJECT else "hold"
-    return _note_down(registry, _record(judged, action, actor), production, actor)
+    return _note_down(registry, _papers(judged, action, actor), production, actor)
 
 
 def approve(
@@ -202,15 +227,17 @@ def approve(
     notes = recover(registry, ref.name, production, actor)
     event, held = _held_verdict(registry, ref, actor, registry.events(ref.name))
 
-    def verified() -> AuditRecord:
+    def verified() -> _Papers:
         _require_digest(registry, ref, held.digest)
-        return _ruling(held, "approve", reason, acting)
+        verdict = read_verdict_file(registry, event, held)
+        return _Papers(_ruling(held, "approve", reason, acting), verdict)
 
     def still(facts: ModelFacts, events: Sequence[Event]) -> None:
-        latest = _last_verdict(events, ref.version)
+        latest = last_verdict(events, ref.version)
         if latest is None or latest.event_id != event.event_id:
             raise RegistryConflict(f"somebody else has just ruled on {ref}", "look at its history")
         _require_champion(facts, production.alias, held.champion, ref)
+        require_not_revoked(registry, ref, held.digest, events, acting.keys.trusted)
 
     return _move(registry, ref.name, production, actor, verified, still, notes)
 
@@ -228,9 +255,51 @@ def reject(
     reason = _require_reason(reason)
     recover(registry, ref.name, production, actor)
     with _Lock(registry, ref.name, actor).take():
-        _, held = _held_verdict(registry, ref, actor, registry.events(ref.name))
+        event, held = _held_verdict(registry, ref, actor, registry.events(ref.name))
         _require_digest(registry, ref, held.digest)
-        return _note_down(registry, _ruling(held, "reject", reason, actor), production, actor)
+        papers = _Papers(_ruling(held, "reject", reason, actor), read_verdict_file(registry, event, held))
+        return _note_down(registry, papers, production, actor)
+
+
+def revoke(
+    registry: Registry,
+    ref: ModelRef,
+    *,
+    reason: str,
+    production: Production = DEFAULT_PRODUCTION,
+    actor: Actor | None = None,
+) -> Recorded:
+    """Declare a version's bytes unfit for good: nothing returns to them, promotes, serves or verifies them.
+
+    The alias is not moved. Versions with the same bytes under another number are revoked with it.
+
+    Raises
+    ------
+    UsageError: no reason.
+    NotInRegistry: there is no such version.
+    """
+    actor = actor or Actor.here()
+    reason = _require_reason(reason)
+    registry.version(ref)
+    try:
+        digest = artifact_digest(registry, ref)
+    except (ArtifactError, NotInRegistry):
+        digest = NO_DIGEST  # files that cannot be read are a reason to revoke, not one against it
+    record = AuditRecord(
+        action="revoke",
+        ref=ref,
+        digest=digest,
+        reason=reason,
+        user=actor.user,
+        host=actor.host,
+        at=actor.clock(),
+        gate_version=__version__,
+    )
+    recorded = _note_down(registry, _Papers(record), production, actor)
+    if registry.model(ref.name).aliases.get(production.alias) != ref.version:
+        return recorded
+    note = f"{ref} is still in production: promotion-gate rollback {ref.name} --reason ..."
+    return replace(recorded, notes=(*recorded.notes, note))
 
 
 def rollback(
@@ -241,41 +310,50 @@ def rollback(
     reason: str,
     production: Production = DEFAULT_PRODUCTION,
     actor: Actor | None = None,
+    unsafe_unsigned: bool = False,
 ) -> Recorded:
     """Move the production alias back to the last good version, or to version ``to``.
 
-    Good is a version that was promoted, was neither rejected nor rolled back from since, whose record is
-    signed by a trusted key and whose artifacts still have the digest in it. ``to`` may have been either.
+    Good is a version that was promoted, was neither rejected, revoked nor rolled back from since, whose
+    record and verdict are signed by a trusted key and whose artifacts still have the digest in them. ``to``
+    may have been rejected or rolled back from. With ``unsafe_unsigned`` it may be a version for which no
+    record of a trusted key vouches; history shows that it was gone back to unverified.
 
     Raises
     ------
-    UsageError: no reason.
+    UsageError: no reason, or ``unsafe_unsigned`` without ``to``.
     RegistryConflict: there is nothing to go back to, or somebody else is moving the alias.
     ArtifactError, SigningError: the version asked for by ``to`` does not verify.
     """
     reason = _require_reason(reason)
+    if unsafe_unsigned and to is None:
+        raise UsageError("a version that nothing vouches for must be named", "add --to VERSION")
     acting = actor or Actor.here()
-    facts, events = _look(registry, name)
+    facts, events = look(registry, name)
     notes: list[str] = []
     if any(event.state == "begun" for event in events):
         notes += recover(registry, name, production, acting)
-        facts, events = _look(registry, name)
+        facts, events = look(registry, name)
     current = facts.aliases.get(production.alias)
 
-    def verified() -> AuditRecord:
-        target, digest, skipped = _go_back_to(registry, name, to, current, events, production.alias, acting)
-        notes.extend(skipped)
-        return AuditRecord(
+    def verified() -> _Papers:
+        found = _go_back_to(
+            registry, name, to, current, events, production.alias, acting, unsafe_unsigned=unsafe_unsigned
+        )
+        notes.extend(found.notes)
+        record = AuditRecord(
             action="rollback",
-            ref=target,
-            digest=digest,
+            ref=found.ref,
+            digest=found.digest,
             reason=reason,
             user=acting.user,
             host=acting.host,
             at=acting.clock(),
             gate_version=__version__,
+            unsafe=found.unsafe,
             champion=current,
         )
+        return _Papers(record)
 
     def still(facts_now: ModelFacts, events_now: Sequence[Event]) -> None:
         if facts_now.aliases.get(production.alias) != current or _moves(events_now) != _moves(events):
@@ -310,7 +388,7 @@ def recover(
 def history(registry: Registry, name: str, trusted: TrustedKeys | None = None) -> list[HistoryEntry]:
     """Every event of a model, oldest first, each with its record verified."""
     keys = trusted or load_trusted_keys()
-    return _entries(registry, registry.events(name), keys)
+    return entries(registry, registry.events(name), keys)
 
 
 def status(
@@ -321,23 +399,26 @@ def status(
 ) -> StatusFacts:
     """What is in production, and what waits. Moves and finishes nothing."""
     keys = trusted or load_trusted_keys()
-    facts, events = _look(registry, name)
+    facts, events = look(registry, name)
     version = facts.aliases.get(production.alias)
-    moves = _done_moves(events, production.alias)
+    moves = done_moves(events, production.alias)
     last = moves[-1:]
     versions = {event.pointer.version for event in events}
-    latest = [_last_verdict(events, v) for v in sorted(versions)]
+    latest = [last_verdict(events, v) for v in sorted(versions)]
     held = [event for event in latest if event is not None and event.pointer.action == "hold"]
-    entries = _entries(registry, [*last, *held], keys)
+    told = entries(registry, [*last, *held], keys)
     return StatusFacts(
         name=name,
         alias=production.alias,
         version=version,
-        last_move=entries[0] if last else None,
+        last_move=told[0] if last else None,
         moved_elsewhere=version != (last[0].pointer.to_version if last else None),
-        held=entries[len(last) :],
+        held=told[len(last) :],
         unfinished=[event for event in events if event.state == "begun"],
         in_production_stage=registry.production_stage(name) if facts.uses_stages else None,
+        revoked=sorted(
+            {e.pointer.version for e in events if e.pointer.action == "revoke" and e.state == "done"}
+        ),
     )
 
 
@@ -366,7 +447,7 @@ def vouched_digest(
             f"a move of {name!r} was begun and has not ended, so nothing says what is in production",
             "wait for it, or let the next promotion or rollback settle it",
         )
-    moves = _done_moves(events, production.alias)
+    moves = done_moves(events, production.alias)
     if not moves:
         return ""
     left_at = moves[-1].pointer.to_version
@@ -376,17 +457,7 @@ def vouched_digest(
             f" it at {_said(left_at)}, so there is nothing trusted to compare with",
             "put it back with 'promotion-gate rollback'",
         )
-    return _read_record(registry, moves[-1], actor.keys.trusted).digest
-
-
-def artifact_digest(registry: Registry, ref: ModelRef) -> str:
-    """SHA-256 over the version's artifacts as they are in the registry at this moment."""
-    from promotion_gate.evidence.digest import digest_folder
-
-    with tempfile.TemporaryDirectory(prefix="promotion-gate-") as folder:
-        registry.download(ref, Path(folder))
-        _, digest = digest_folder(Path(folder))
-    return digest
+    return read_record(registry, moves[-1], actor.keys.trusted).digest
 
 
 def _move(
@@ -394,7 +465,7 @@ def _move(
     name: str,
     production: Production,
     actor: Actor,
-    verified: Callable[[], AuditRecord],
+    verified: Callable[[], _Papers],
     still: Callable[[ModelFacts, Sequence[Event]], None],
     notes: Sequence[str],
 ) -> Recorded:
@@ -405,16 +476,16 @@ def _move(
     """
     alias = production.alias
     with _Lock(registry, name, actor) as lock:
-        record, (facts, events) = _both(registry, verified, lock.take_and_look)
+        papers, (facts, events) = both(registry, verified, lock.take_and_look)
         if lock.is_worn:
             lock.release()
             facts, events = lock.take_and_look()
         if any(event.state == "begun" and event.pointer.moves for event in events):
             raise RegistryConflict(f"another move of {name!r} was begun meanwhile", "try again")
         still(facts, events)
-        ref = record.ref
+        ref = papers.record.ref
         transition = Transition(ref.name, alias, facts.aliases.get(alias), ref.version)
-        record = replace(record, transition=transition)
+        record = replace(papers.record, transition=transition)
         envelope = sign_record(record, actor.keys.signing)
         pointer = EventPointer(
             name=ref.name,
@@ -427,18 +498,18 @@ def _move(
             mirror_stage=_mirrors(production, facts),
             gate_run_id=record.gate_run_id,
         )
-        event_id = registry.begin_event(pointer, envelope)
+        event_id = registry.begin_event(pointer, envelope, papers.verdict)
         event = Event(event_id, pointer, "begun", record.at)
         try:
             if lock.is_worn:
                 raise RegistryConflict(f"the registry took too long to move {ref.name!r}", "try again")
             registry.set_alias(ref.name, alias, ref.version)
             _confirm_move(registry, event)
-            _both(registry, lambda: registry.finish_event(event_id, "done"), lock.give_back)
+            both(registry, lambda: registry.finish_event(event_id, "done"), lock.give_back)
         except GateError:
             if not _settled_as_done(registry, event, actor, lock):
                 raise
-    return Recorded(record, event_id, envelope, tuple(notes))
+    return Recorded(record, event_id, envelope, tuple(notes), papers.verdict)
 
 
 def _confirm_move(registry: Registry, event: Event) -> None:
@@ -505,12 +576,13 @@ def _is_over(event: Event, actor: Actor) -> bool:
     return actor.clock() >= event.at + LEASE
 
 
-def _note_down(registry: Registry, record: AuditRecord, production: Production, actor: Actor) -> Recorded:
+def _note_down(registry: Registry, papers: _Papers, production: Production, actor: Actor) -> Recorded:
     """Write an event that moves nothing, as the last one of the history.
 
     No lock is asked for: a verdict must not be lost because somebody is moving the model. An event that
     another one got ahead of meanwhile is written again, so that the last word on a version stands last.
     """
+    record = papers.record
     envelope = sign_record(record, actor.keys.signing)
     name = record.ref.name
     for attempt in range(NOTE_ATTEMPTS):
@@ -522,13 +594,13 @@ def _note_down(registry: Registry, record: AuditRecord, production: Production, 
             sequence=_next_sequence(registry.events(name)),
             gate_run_id=record.gate_run_id,
         )
-        event_id = registry.begin_event(pointer, envelope)
+        event_id = registry.begin_event(pointer, envelope, papers.verdict)
         others = [event for event in registry.events(name) if event.event_id != event_id]
         if _next_sequence(others) <= pointer.sequence or attempt == NOTE_ATTEMPTS - 1:
             break
         registry.finish_event(event_id, "undone", "written again: another event came first")
     registry.finish_event(event_id, "done")
-    return Recorded(record, event_id, envelope)
+    return Recorded(record, event_id, envelope, verdict=papers.verdict)
 
 
 class _Lock:
@@ -563,7 +635,7 @@ class _Lock:
 
     def take_and_look(self) -> tuple[ModelFacts, Sequence[Event]]:
         self.take()
-        return _look(self._registry, self._name)
+        return look(self._registry, self._name)
 
     def release(self) -> None:
         holder, self._holder = self._holder, None
@@ -575,19 +647,6 @@ class _Lock:
         return self._holder is None or self._actor.clock() >= self._holder.until - LEASE / 2
 
 
-def _look(registry: Registry, name: str) -> tuple[ModelFacts, Sequence[Event]]:
-    return _both(registry, lambda: registry.model(name), lambda: registry.events(name))
-
-
-def _both(registry: Registry, first: Callable[[], _A], second: Callable[[], _B]) -> tuple[_A, _B]:
-    """Both answers, asked for at once where the registry gains by it."""
-    if not registry.concurrent:
-        return first(), second()
-    with ThreadPoolExecutor(1) as pool:
-        later = pool.submit(second)
-        return first(), later.result()
-
-
 def _go_back_to(
     registry: Registry,
     name: str,
@@ -596,34 +655,40 @@ def _go_back_to(
     events: Sequence[Event],
     alias: str,
     actor: Actor,
-) -> tuple[ModelRef, str, list[str]]:
-    """The version to go back to, its digest, and why newer ones were passed over."""
+    *,
+    unsafe_unsigned: bool = False,
+) -> _Target:
+    trusted = actor.keys.trusted
     if to is not None:
+        ref = ModelRef(name, to)
         if to == current:
-            raise RegistryConflict(f"{name}/{to} is in production already")
-        return ModelRef(name, to), _verified_digest(registry, name, to, events, alias, actor), []
+            raise RegistryConflict(f"{ref} is in production already")
+        vouched = vouch(registry, ref, events, alias, trusted)
+        if unsafe_unsigned and isinstance(vouched.broken, SigningError):
+            note = f"{ref} is UNVERIFIED: {vouched.broken.what}"
+            return _Target(ref, artifact_digest(registry, ref), [note], [UNSAFE_UNSIGNED])
+        return _Target(ref, vouched.digest)
     skipped = []
     for version in good_versions(events, alias, current):
+        ref = ModelRef(name, version)
         if _rejected_since(registry, version, events, actor):
-            skipped.append(f"{name}/{version} passed over: it was rejected since; '--to {version}' insists")
+            skipped.append(f"{ref} passed over: it was rejected since; '--to {version}' insists")
             continue
-        try:
-            digest = _verified_digest(registry, name, version, events, alias, actor)
-        except (ArtifactError, SigningError, NotInRegistry) as error:
-            skipped.append(f"{name}/{version} passed over: {error}")
-        else:
-            return ModelRef(name, version), digest, skipped
+        vouched = vouch(registry, ref, events, alias, trusted)
+        if vouched.broken is None:
+            return _Target(ref, vouched.digest, skipped)
+        skipped.append(f"{ref} passed over: {vouched.broken}")
     what = f"{name!r} has no earlier good version to go back to; nothing was moved"
     raise RegistryConflict(what, "; ".join(skipped))
 
 
 def _rejected_since(registry: Registry, version: int, events: Sequence[Event], actor: Actor) -> bool:
     """Whether the last word on a version is a rejection; one that anybody could have forged is none."""
-    last = _last_verdict(events, version)
+    last = last_verdict(events, version)
     if last is None or last.pointer.action != "reject":
         return False
     try:
-        _read_record(registry, last, actor.keys.trusted)
+        read_record(registry, last, actor.keys.trusted)
     except SigningError:
         return False
     return True
@@ -636,7 +701,7 @@ def good_versions(events: Sequence[Event], alias: str, current: int | None) -> l
     returns to.
     """
     stack: list[int] = []
-    for event in _done_moves(events, alias):
+    for event in done_moves(events, alias):
         pointer = event.pointer
         target = pointer.to_version
         assert target is not None
@@ -651,95 +716,16 @@ def good_versions(events: Sequence[Event], alias: str, current: int | None) -> l
     return stack[::-1]
 
 
-def _verified_digest(
-    registry: Registry, name: str, version: int, events: Sequence[Event], alias: str, actor: Actor
-) -> str:
-    """The digest in the version's signed promotion record, after the artifacts were found to have it."""
-    promotions = [
-        event
-        for event in _done_moves(events, alias)
-        if event.pointer.action != "rollback" and event.pointer.to_version == version
-    ]
-    if not promotions:
-        raise RegistryConflict(
-            f"{name}/{version} was never promoted by the gate", "see 'promotion-gate history'"
-        )
-    ref = ModelRef(name, version)
-
-    def stated() -> str:
-        record = _read_record(registry, promotions[-1], actor.keys.trusted)
-        return record.digest
-
-    expected, found = _both(registry, stated, lambda: artifact_digest(registry, ref))
-    if expected != found:
-        raise _changed(ref, expected, found)
-    return found
-
-
-def _read_record(registry: Registry, event: Event, trusted: TrustedKeys) -> AuditRecord:
-    """The event's record, verified, and found to be about what the pointer says it is."""
-    pointer = event.pointer
-    what = f"the {pointer.action} record of {pointer.name}/{pointer.version}"
-    try:
-        content = registry.read_file(event.event_id, RECORD_FILE)
-    except NotInRegistry:
-        raise SigningError(f"{what} is missing from run {event.event_id}") from None
-    record = verify_record(content, trusted, name=what)
-    moved = record.transition
-    said = (
-        record.action,
-        record.ref,
-        None if moved is None else (moved.alias, moved.from_version, moved.to_version),
-    )
-    pointed = (
-        pointer.action,
-        ModelRef(pointer.name, pointer.version),
-        (pointer.alias, pointer.from_version, pointer.to_version) if pointer.moves else None,
-    )
-    if said != pointed:
-        raise SigningError(
-            f"{what} speaks of another event", f"the tags of run {event.event_id} were altered"
-        )
-    return record
-
-
-def _entries(registry: Registry, events: Sequence[Event], trusted: TrustedKeys) -> list[HistoryEntry]:
-    def entry(event: Event) -> HistoryEntry:
-        try:
-            return HistoryEntry(event, _read_record(registry, event, trusted))
-        except SigningError as error:
-            return HistoryEntry(event, None, str(error))
-
-    if not registry.concurrent:
-        return [entry(event) for event in events]
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(entry, events))
-
-
 def _held_verdict(
     registry: Registry, ref: ModelRef, actor: Actor, events: Sequence[Event]
 ) -> tuple[Event, AuditRecord]:
-    event = _last_verdict(events, ref.version)
+    event = last_verdict(events, ref.version)
     if event is None:
         raise UsageError(f"{ref} has not been judged", "run 'promotion-gate run' on it first")
     if event.pointer.action != "hold":
         word = {"reject": "rejected", "promote": "promoted", "approve": "approved"}[event.pointer.action]
         raise UsageError(f"{ref} is not held: it was {word}", "gate it again for a new verdict")
-    return event, _read_record(registry, event, actor.keys.trusted)
-
-
-def _last_verdict(events: Sequence[Event], version: int) -> Event | None:
-    """The last finished ruling on a version, by the gate or by a person."""
-    found = [
-        event
-        for event in events
-        if event.state == "done" and event.pointer.version == version and event.pointer.action != "rollback"
-    ]
-    return found[-1] if found else None
-
-
-def _done_moves(events: Sequence[Event], alias: str) -> list[Event]:
-    return [e for e in events if e.state == "done" and e.pointer.moves and e.pointer.alias == alias]
+    return event, read_record(registry, event, actor.keys.trusted)
 
 
 def _moves(events: Sequence[Event]) -> list[str]:
@@ -763,15 +749,7 @@ def _require_reason(reason: str) -> str:
 def _require_digest(registry: Registry, ref: ModelRef, expected: str) -> None:
     found = artifact_digest(registry, ref)
     if found != expected:
-        raise _changed(ref, expected, found)
-
-
-def _changed(ref: ModelRef, expected: str, found: str) -> ArtifactError:
-    return ArtifactError(
-        f"the artifacts of {ref} have changed since they were examined: digest {found[:12]} instead of"
-        f" {expected[:12]}",
-        "gate the version again",
-    )
+        raise changed(ref, expected, found)
 
 
 def _require_champion(facts: ModelFacts, alias: str, champion: int | None, ref: ModelRef) -> None:
@@ -787,15 +765,27 @@ def _said(version: int | None) -> str:
     return "no version" if version is None else f"version {version}"
 
 
-def _record(judged: Judged, action: Action, actor: Actor) -> AuditRecord:
-    return AuditRecord(
+def _papers(judged: Judged, action: Action, actor: Actor) -> _Papers:
+    at = actor.clock()
+    summary = VerdictSummary(
+        ref=judged.ref,
+        digest=judged.digest,
+        outcome=judged.outcome,
+        policy_digest=judged.policy_digest,
+        card_sha256=judged.card_sha256,
+        gate_run_id=judged.gate_run_id,
+        gate_version=__version__,
+        at=at,
+    )
+    verdict = sign_verdict(summary, actor.keys.signing)
+    record = AuditRecord(
         action=action,
         ref=judged.ref,
         digest=judged.digest,
         reason=judged.reason,
         user=actor.user,
         host=actor.host,
-        at=actor.clock(),
+        at=at,
         gate_version=__version__,
         outcome=judged.outcome,
         policy_digest=judged.policy_digest,
@@ -803,7 +793,9 @@ def _record(judged: Judged, action: Action, actor: Actor) -> AuditRecord:
         gate_run_id=judged.gate_run_id,
         unsafe=tuple(judged.unsafe),
         champion=judged.champion,
+        verdict_sha256=hashlib.sha256(verdict).hexdigest(),
     )
+    return _Papers(record, verdict)
 
 
 def _ruling(held: AuditRecord, action: Action, reason: str, actor: Actor) -> AuditRecord:

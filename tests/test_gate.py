@@ -37,7 +37,7 @@ from promotion_gate.transition import Actor
 NAME = "colours"
 CLASSES = ("red", "green", "blue")
 SIZE = 16
-GATE_FILES = {"card.html", "findings.json", "policy.toml", "record.dsse.json"}
+GATE_FILES = {"card.html", "findings.json", "policy.toml", "record.dsse.json", "verdict.dsse.json"}
 
 
 # Models, data and the registry.
@@ -180,7 +180,7 @@ def promoted(store, keys, version):
     registry = MemoryRegistry(store)
     digest = transition.artifact_digest(registry, ref(version))
     champion = in_production(store)
-    verdict = transition.Judged(ref(version), digest, Outcome.PROMOTE, "good", champion, "p" * 64)
+    verdict = transition.Judged(ref(version), digest, Outcome.PROMOTE, "good", champion, "a" * 64)
     return transition.promote(registry, verdict, actor=Actor("bob", "ship", keys, lambda: store.clock))
 
 

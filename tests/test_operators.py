@@ -44,7 +44,7 @@ def actor(keys, store):
 def judged(store, version, outcome=Outcome.PROMOTE, reason="all checks passed"):
     ref = ModelRef(NAME, version)
     digest = transition.artifact_digest(MemoryRegistry(store), ref)
-    return Judged(ref, digest, outcome, reason, store.aliases[NAME].get("production"), "p" * 64)
+    return Judged(ref, digest, outcome, reason, store.aliases[NAME].get("production"), "a" * 64)
 
 
 def promote(store, actor, version, **changes):
@@ -157,7 +157,7 @@ def test_a_hostile_model_name_cannot_pass_for_the_gates_own_indented_lines(keys)
     store.add_version(ModelRef(name, 1), {"model": b"1"})
     actor = Actor("ada", "ship", keys, lambda: store.clock)
     digest = transition.artifact_digest(MemoryRegistry(store), ModelRef(name, 1))
-    verdict = Judged(ModelRef(name, 1), digest, Outcome.HOLD, "odd", None, "p" * 64)
+    verdict = Judged(ModelRef(name, 1), digest, Outcome.HOLD, "odd", None, "a" * 64)
     transition.record_verdict(MemoryRegistry(store), verdict, actor=actor)
     text = operators.status_text(transition.status(MemoryRegistry(store), name, trusted=actor.keys.trusted))
     lines = text.split("\n")

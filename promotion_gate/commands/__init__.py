@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from promotion_gate.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from promotion_gate.core.policy import Production
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -27,3 +32,21 @@ def say(line: str) -> None:
     from promotion_gate.operators import plain
 
     print(plain(line))
+
+
+def production(alias: str, mirror_stage: str = "auto") -> Production:
+    """What the command line says of production.
+
+    Raises
+    ------
+    UsageError: MLflow knows no such alias.
+    """
+    from pydantic import ValidationError
+
+    from promotion_gate.core.policy import Production
+
+    try:
+        return Production.model_validate({"alias": alias, "mirror_stage": mirror_stage})
+    except ValidationError as error:
+        why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise UsageError(f"--alias {alias!r} cannot be used: {why}") from None

@@ -1,14 +1,17 @@
-"""The ed25519 keys behind the signed records: one to sign with, and those that are trusted.
+"""The keys behind the signed records: one to sign with, and those that are trusted.
 
-The signing key is the PEM file named by ``PROMOTION_GATE_KEY``, else ``signing-key.pem`` in the
-configuration folder (``$XDG_CONFIG_HOME/promotion-gate``), made on first use. Trusted are its public half
-and every ``*.pub`` in the folder named by ``PROMOTION_GATE_TRUSTED_KEYS``, else in ``trusted`` in the
-configuration folder. Private keys are PKCS #8 PEM, public keys SubjectPublicKeyInfo PEM.
+The signing key is the ed25519 PEM file named by ``PROMOTION_GATE_KEY``, else ``signing-key.pem`` in the
+configuration folder (``$XDG_CONFIG_HOME/promotion-gate``), made on first use. ``PROMOTION_GATE_KEY`` may
+also be a private key URI of securesystemslib (``awskms:``, ``gcpkms:``, ``azurekms:``, ``hv:``, ``hsm:``):
+then the key never leaves its service, and ``PROMOTION_GATE_PUBLIC_KEY`` names its public half. Trusted are
+one's own public half and every ``*.pub`` in the folder named by ``PROMOTION_GATE_TRUSTED_KEYS``, else in
+``trusted`` in the configuration folder. Private keys are PKCS #8 PEM, public keys SubjectPublicKeyInfo PEM.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,19 +24,23 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_VARIABLE = "PROMOTION_GATE_KEY"
+PUBLIC_VARIABLE = "PROMOTION_GATE_PUBLIC_KEY"
+SECRET_VARIABLE = "PROMOTION_GATE_KEY_SECRET"  # noqa: S105 - the variable's name
+SECRET_FILE_VARIABLE = "PROMOTION_GATE_KEY_SECRET_FILE"  # noqa: S105 - likewise
 TRUSTED_VARIABLE = "PROMOTION_GATE_TRUSTED_KEYS"
+KEY_SERVICE = re.compile(r"(awskms|azurekms|gcpkms|hsm|hv|file2):.*")
 MAX_KEY_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key ready to sign, and the path of the file it came from.
+    """A private key ready to sign, and the file or service it came from.
 
-    ``signer`` is a ``securesystemslib.signer.CryptoSigner``.
+    ``signer`` is a ``securesystemslib.signer.Signer``.
     """
 
     signer: Any = field(repr=False)
-    path: Path
+    name: str
 
     @property
     def key_id(self) -> str:
@@ -78,7 +85,7 @@ def own_keyring(path: Path) -> Keyring:
     """A keyring apart from the user's: the key at ``path``, made if need be, which trusts itself alone."""
     if not path.exists():
         _create_key(path)
-    signing = SigningKey(_signer(_private_key(path)), path)
+    signing = SigningKey(_signer(_private_key(path)), str(path))
     return Keyring(signing, TrustedKeys({signing.key_id: signing.signer.public_key}, path.parent))
 
 
@@ -106,37 +113,101 @@ def load_signing_key() -> SigningKey:
 
     Raises
     ------
-    SigningError: the named key is missing, unreadable or not an ed25519 private key.
+    SigningError: the named key is missing, unreadable or not an ed25519 private key, or its service refuses.
     """
+    uri = _key_service()
+    if uri:
+        return SigningKey(_service_signer(uri), uri)
     path = signing_key_path()
     if not path.exists():
         if os.environ.get(KEY_VARIABLE):
             raise SigningError(f"no signing key at {path}", f"correct or unset {KEY_VARIABLE}")
         _create_key(path)
-    return SigningKey(_signer(_private_key(path)), path)
+    return SigningKey(_signer(_private_key(path)), str(path))
 
 
-def load_trusted_keys() -> TrustedKeys:
-    """The public keys whose signatures count: one's own, if there is one, and those in the folder.
+def load_trusted_keys(folder: Path | None = None) -> TrustedKeys:
+    """The public keys whose signatures count: one's own, if there is one, and those in the usual folder.
+
+    With ``folder`` only those in it count, one's own not among them unless it lies there.
 
     Raises
     ------
-    SigningError: a key file there is unreadable or not an ed25519 public key.
+    SigningError: a key file there is unreadable or not a public key, or ``folder`` holds none.
     """
-    folder = trusted_folder()
-    keys = {}
-    own = signing_key_path()
-    if own.exists():
-        public = _signer(_private_key(own)).public_key
-        keys[public.keyid] = public
+    own = [] if folder else _own_public_keys()
+    where = folder or trusted_folder()
     try:
-        files = sorted(folder.glob("*.pub"))
+        files = sorted(where.glob("*.pub"))
     except OSError as error:
-        raise SigningError(f"cannot list the trusted keys in {folder}: {error.strerror}") from None
-    for file in files:
-        public = _public_key(file)
-        keys[public.keyid] = public
-    return TrustedKeys(keys, folder)
+        raise SigningError(f"cannot list the trusted keys in {where}: {error.strerror}") from None
+    if folder is not None and not files:
+        raise SigningError(f"no trusted keys in {where}", "put public keys there as NAME.pub")
+    return TrustedKeys({public.keyid: public for public in [*own, *map(_public_key, files)]}, where)
+
+
+def make_key_pair(path: Path) -> SigningKey:
+    """A fresh ed25519 key at ``path``, mode 0600, and its public half beside it with the ending ``.pub``.
+
+    Raises
+    ------
+    SigningError: either file exists already, or cannot be written.
+    """
+    for file in (path, path.with_suffix(".pub")):
+        if file.exists() or file.is_symlink():
+            raise SigningError(f"{file} exists already, and is kept", "name another file")
+    if path.suffix == ".pub":
+        raise SigningError(f"{path} would be the public key's name", "name it NAME.pem")
+    _create_key(path)
+    return SigningKey(_signer(_private_key(path)), str(path))
+
+
+def _own_public_keys() -> list[Any]:
+    if _key_service():
+        return [_service_public_key()]
+    own = signing_key_path()
+    return [_signer(_private_key(own)).public_key] if own.exists() else []
+
+
+def _key_service() -> str:
+    """The URI of a key that a service holds; empty where the key is a file."""
+    named = os.environ.get(KEY_VARIABLE, "")
+    return named if KEY_SERVICE.fullmatch(named) else ""
+
+
+def _service_public_key() -> Any:
+    named = os.environ.get(PUBLIC_VARIABLE)
+    if not named:
+        raise SigningError(
+            f"{KEY_VARIABLE} names a key service, and {PUBLIC_VARIABLE} is not set",
+            "name the PEM file of its public key there",
+        )
+    return _public_key(Path(named))
+
+
+def _service_signer(uri: str) -> Any:
+    from securesystemslib.signer import Signer
+
+    try:
+        return Signer.from_priv_key_uri(uri, _service_public_key(), _secret)
+    except SigningError:
+        raise
+    except Exception as error:  # every key service has errors of its own
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SigningError(f"the key {uri} cannot be used: {what}") from None
+
+
+def _secret(name: str) -> str:
+    """What a key service asks for, a PIN for one: from the environment or a file, never from an argument."""
+    if SECRET_VARIABLE in os.environ:
+        return os.environ[SECRET_VARIABLE]
+    file = os.environ.get(SECRET_FILE_VARIABLE)
+    if not file:
+        raise SigningError(
+            f"the key's service asks for its {name}",
+            f"set {SECRET_VARIABLE}, or {SECRET_FILE_VARIABLE} to a file with it",
+        )
+    return _read(Path(file)).decode(errors="replace").strip()
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:
@@ -148,17 +219,15 @@ def _private_key(path: Path) -> Ed25519PrivateKey:
     except (ValueError, TypeError):
         raise SigningError(
             f"{path} is not an unencrypted private key in PEM form",
-            "make one with 'openssl genpkey -algorithm ed25519'",
+            "make one with 'promotion-gate keygen'",
         ) from None
     if not isinstance(key, Ed25519PrivateKey):
-        raise SigningError(
-            f"{path} is not an ed25519 key", "make one with 'openssl genpkey -algorithm ed25519'"
-        )
+        raise SigningError(f"{path} is not an ed25519 key", "make one with 'promotion-gate keygen'")
     return key
 
 
 def _public_key(path: Path) -> Any:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    """A public key of a kind that a signature here can be made with: ed25519, or what key services have."""
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
     from securesystemslib.signer import SSlibKey
 
@@ -166,9 +235,28 @@ def _public_key(path: Path) -> Any:
         key = load_pem_public_key(_read(path))
     except ValueError:
         raise SigningError(f"{path} is not a public key in PEM form", "replace or remove it") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise SigningError(f"{path} is not an ed25519 key", "replace or remove it")
+    if not _strong(key):
+        raise SigningError(
+            f"{path} is not an ed25519, ECDSA or RSA key of at least 3072 bits", "replace or remove it"
+        )
     return SSlibKey.from_crypto(key)
+
+
+def _strong(key: object) -> bool:
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        SECP256R1,
+        SECP384R1,
+        SECP521R1,
+        EllipticCurvePublicKey,
+    )
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    if isinstance(key, EllipticCurvePublicKey):
+        return isinstance(key.curve, SECP256R1 | SECP384R1 | SECP521R1)
+    if isinstance(key, RSAPublicKey):
+        return key.key_size >= 3072
+    return isinstance(key, Ed25519PublicKey)
 
 
 def _read(path: Path) -> bytes:

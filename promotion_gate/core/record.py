@@ -1,14 +1,12 @@
 """An audit record as a signed file: an in-toto Statement in a DSSE envelope.
 
 The statement's subject is the model version with the digest of its artifacts; its predicate is the record.
-Formats: in-toto Attestation Framework, Statement v1 (https://in-toto.io/Statement/v1), and Dead Simple
-Signing Envelope v1 (https://github.com/secure-systems-lab/dsse), signed with ed25519 (RFC 8032).
+The verdict behind it is a statement of its own, see :mod:`promotion_gate.core.verdict_summary`.
 """
 
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import socket
 from datetime import datetime
@@ -16,16 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from promotion_gate.core.envelope import STATEMENT_TYPE, canonical, first_fault, seal, unseal
 from promotion_gate.core.errors import SigningError
 from promotion_gate.core.types import Action, AuditRecord, ModelRef, Outcome, Transition
 
 if TYPE_CHECKING:
     from promotion_gate.core.keys import SigningKey, TrustedKeys
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:promotion-gate:audit-record:v1"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
-MAX_RECORD_BYTES = 1_000_000
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 VersionNumber = Annotated[int, Field(ge=1, lt=10**18)]
@@ -58,6 +54,7 @@ class _Predicate(_Part):
     champion: VersionNumber | None
     policy_sha256: str
     card_sha256: str
+    verdict_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     gate_run_id: str
     transition: _Move | None
     unsafe: tuple[str, ...]
@@ -88,16 +85,12 @@ def sign_record(record: AuditRecord, key: SigningKey) -> bytes:
     ------
     SigningError: the record cannot be stated: no SHA-256 digest, no time zone, an empty name.
     """
-    from securesystemslib.dsse import Envelope
-
-    payload = _canonical(_statement(record))
+    payload = canonical(_statement(record))
     try:
         _Statement.model_validate_json(payload)
     except ValidationError as error:
-        raise SigningError(f"the record of {record.ref} cannot be signed: {_where(error)}") from None
-    envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    envelope.sign(key.signer)
-    return _canonical(envelope.to_dict())
+        raise SigningError(f"the record of {record.ref} cannot be signed: {first_fault(error)}") from None
+    return seal(payload, key)
 
 
 def verify_record(content: bytes, trusted: TrustedKeys, *, name: str = "the record") -> AuditRecord:
@@ -109,34 +102,7 @@ def verify_record(content: bytes, trusted: TrustedKeys, *, name: str = "the reco
     ------
     SigningError: malformed, altered, or signed by nobody who is trusted.
     """
-    from securesystemslib.dsse import Envelope
-    from securesystemslib.exceptions import VerificationError
-
-    if len(content) > MAX_RECORD_BYTES:
-        raise SigningError(f"{name} is larger than {MAX_RECORD_BYTES:,} bytes")
-    try:
-        envelope = Envelope.from_dict(json.loads(content))
-        signed_by = sorted(map(str, envelope.signatures))
-        payload_type = envelope.payload_type
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise SigningError(f"{name} is malformed: not a DSSE envelope") from None
-    if payload_type != PAYLOAD_TYPE:
-        raise SigningError(f"{name} is malformed: its payload is not an in-toto statement")
-    if not signed_by:
-        raise SigningError(f"{name} is not signed")
-    keys = [trusted.keys[key_id] for key_id in signed_by if key_id in trusted.keys]
-    if not keys:
-        raise SigningError(
-            f"{name} is signed by key {signed_by[0][:16]!r}, which is not trusted here",
-            f"if you know it, put its public key into {trusted.folder} as NAME.pub",
-        )
-    try:
-        envelope.verify(keys, threshold=1)
-    except (VerificationError, ValueError):
-        raise SigningError(
-            f"{name} was altered: it does not match its signature by key {keys[0].keyid[:16]}"
-        ) from None
-    return _record(envelope.payload, name)
+    return _record(unseal(content, trusted, name), name)
 
 
 def _statement(record: AuditRecord) -> dict[str, Any]:
@@ -157,6 +123,7 @@ def _statement(record: AuditRecord) -> dict[str, Any]:
             "champion": record.champion,
             "policy_sha256": record.policy_digest,
             "card_sha256": record.card_sha256,
+            "verdict_sha256": record.verdict_sha256,
             "gate_run_id": record.gate_run_id,
             "transition": None
             if move is None
@@ -174,7 +141,7 @@ def _record(payload: bytes, name: str) -> AuditRecord:
     try:
         statement = _Statement.model_validate_json(payload)
     except ValidationError as error:
-        raise SigningError(f"{name} is malformed: {_where(error)}") from None
+        raise SigningError(f"{name} is malformed: {first_fault(error)}") from None
     said = statement.predicate
     ref = ModelRef(said.model.name, said.model.version)
     (subject,) = statement.subject
@@ -193,6 +160,7 @@ def _record(payload: bytes, name: str) -> AuditRecord:
         outcome=said.outcome,
         policy_digest=said.policy_sha256,
         card_sha256=said.card_sha256,
+        verdict_sha256=said.verdict_sha256,
         gate_run_id=said.gate_run_id,
         transition=None
         if move is None
@@ -200,16 +168,6 @@ def _record(payload: bytes, name: str) -> AuditRecord:
         unsafe=said.unsafe,
         champion=said.champion,
     )
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
-
-
-def _where(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else first["msg"]
 
 
 _CI_USER = (

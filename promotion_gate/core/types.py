@@ -273,7 +273,7 @@ class Report:
         return next((f for f in self.findings if f.check == check), None)
 
 
-Action = Literal["promote", "rollback", "approve", "reject", "hold"]
+Action = Literal["promote", "rollback", "approve", "reject", "hold", "revoke"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,8 +291,9 @@ class AuditRecord:
     """One line of history: who did what to which bytes, when, why, on which verdict.
 
     ``transition`` is None for events that move nothing (a rejection, a hold). ``card_sha256`` and
-    ``policy_digest`` are empty where no card or policy was involved (a rollback). ``champion`` is the
-    version that was in production when the verdict was made.
+    ``policy_digest`` are empty where no card or policy was involved (a rollback). ``verdict_sha256`` is that
+    of the signed verdict which the event rests on, empty where there is none. ``champion`` is the version
+    that was in production when the verdict was made.
     """
 
     action: Action
@@ -310,3 +311,4 @@ class AuditRecord:
     transition: Transition | None = None
     unsafe: Sequence[str] = ()
     champion: int | None = None
+    verdict_sha256: str = ""

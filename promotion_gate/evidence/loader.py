@@ -176,6 +176,39 @@ class SandboxedClassifier:
         self.close()
 
 
+def load_to_serve(artifacts: VerifiedArtifacts) -> Any:
+    """Load a model into this very process, to serve with it: a ``torch.nn.Module`` in evaluation mode.
+
+    For files that a signed record vouches for. What nobody vouches for goes through :func:`open_model`.
+
+    Raises
+    ------
+    ArtifactError: the files are refused, or hold something else than a model.
+    """
+    from promotion_gate.evidence.worker import Refusal, read_module
+
+    _refuse_violations(artifacts)
+    if artifacts.model_format == "torch-pickle" and not artifacts.allows_pickle:
+        raise ArtifactError("the model is a pickle, and its verdict does not allow one", "save it as pt2")
+    file = artifacts.folder / artifacts.model_file
+    try:
+        module = read_module(artifacts.model_format, str(file), str(file.parent / "architecture.json"))
+    except Refusal as error:
+        raise ArtifactError(f"the model cannot be loaded: {error}") from None
+    except Exception as error:  # torch's readers have errors of their own
+        what = plain(f"{type(error).__name__}: {error}", 300)
+        raise ArtifactError(f"the model cannot be loaded: {what}") from None
+    # An exported program has no training mode to leave, and says so.
+    return module if artifacts.model_format == "pt2" else module.eval()
+
+
+def _refuse_violations(artifacts: VerifiedArtifacts) -> None:
+    if artifacts.violations:
+        more = len(artifacts.violations) - 3
+        tail = f" (and {more} more)" if more > 0 else ""
+        raise ArtifactError("the model's files are refused: " + "; ".join(artifacts.violations[:3]) + tail)
+
+
 def open_model(
     artifacts: VerifiedArtifacts,
     policy: Policy,
@@ -195,10 +228,7 @@ def open_model(
     InputError: the model's input is not known, or its number of classes is not that of the data.
     ModelError: it cannot be loaded, or fails on its first image, or passes a limit.
     """
-    if artifacts.violations:
-        more = len(artifacts.violations) - 3
-        tail = f" (and {more} more)" if more > 0 else ""
-        raise ArtifactError("the model's files are refused: " + "; ".join(artifacts.violations[:3]) + tail)
+    _refuse_violations(artifacts)
     if artifacts.model_format == "torch-pickle" and not policy.unsafe_allow_pickle:
         raise ArtifactError("the model is a pickle, and the policy does not allow one", "save it as pt2")
     spec = read_input(artifacts.manifest, policy.input)

@@ -406,25 +406,43 @@ def _takes_one(forward: Forward, image: torch.Tensor) -> bool:
 
 
 def _load(load: Mapping[str, Any]) -> Forward:
+    module = read_module(load["format"], load["path"], load["architecture"])
+    if load["format"] == "pt2":
+        return _exported(module, load["embedding_layer"])
+    return _hooked(module, load["embedding_layer"])
+
+
+def read_module(kind: str, path: str, architecture: str) -> Any:
+    """Deserialise the model file of a verified folder.
+
+    ``kind`` is its :data:`~promotion_gate.evidence.artifacts.ModelFormat`, ``architecture`` the path of the
+    ``architecture.json`` beside a ``state_dict``.
+
+    Raises
+    ------
+    Refusal: the file holds something else than such a module.
+    """
     import torch
 
-    path, kind, wanted = load["path"], load["format"], load["embedding_layer"]
     if kind == "pt2":
-        return _load_exported(path, wanted)
+        with _tensors_only():
+            program = torch.export.load(io.BytesIO(_rewritten(path)))
+        _refuse_training_mode(program)
+        return program.module(check_guards=False)
     if kind == "torch-pickle":
         module = torch.load(path, map_location="cpu", weights_only=False)
     elif kind == "torch-modules":
         with torch.serialization.safe_globals(list(allowed_modules().values())):
             module = torch.load(path, map_location="cpu", weights_only=True)
     elif kind == "state_dict":
-        with open(load["architecture"], "rb") as file:  # noqa: PTH123
+        with open(architecture, "rb") as file:  # noqa: PTH123
             module = build_sequential(json.load(file))
         module.load_state_dict(_read_state_dict(path))
     else:
         raise Refusal(f"format {kind!r} cannot be loaded")
     if not isinstance(module, torch.nn.Module):
         raise Refusal(f"the file holds a {type(module).__name__}, not a module")
-    return _hooked(module, wanted)
+    return module
 
 
 def allowed_modules() -> dict[str, type[torch.nn.Module]]:
@@ -597,13 +615,7 @@ _TRAINING_ARGUMENT = {
 }
 
 
-def _load_exported(path: str, wanted: str | None) -> Forward:
-    import torch
-
-    with _tensors_only():
-        program = torch.export.load(io.BytesIO(_rewritten(path)))
-    _refuse_training_mode(program)
-    module = program.module(check_guards=False)
+def _exported(module: Any, wanted: str | None) -> Forward:
     layer, head = _return_hidden(module, wanted)
     gc.collect()
 

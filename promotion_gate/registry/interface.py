@@ -21,6 +21,9 @@ EXPERIMENT = "promotion-gate"
 RECORD_FILE = "record.dsse.json"
 """The artifact of an event that holds its signed record."""
 
+VERDICT_FILE = "verdict.dsse.json"
+"""The artifact of an event that holds the signed verdict it rests on."""
+
 EventState = Literal["begun", "done", "undone"]
 
 
@@ -166,8 +169,11 @@ class Registry(Protocol):
         """The model's whole history in order, events that were only begun included."""
         ...
 
-    def begin_event(self, pointer: EventPointer, record: bytes) -> str:
-        """Write down what is about to happen, and return the event's id."""
+    def begin_event(self, pointer: EventPointer, record: bytes, verdict: bytes = b"") -> str:
+        """Write down what is about to happen, and return the event's id.
+
+        ``verdict`` is stored first: an event with a record is whole.
+        """
         ...
 
     def finish_event(self, event_id: str, state: Literal["done", "undone"], note: str = "") -> None: ...

@@ -16,6 +16,7 @@ from promotion_gate.core.errors import NotInRegistry, RegistryConflict
 from promotion_gate.core.types import ModelRef, RunFacts
 from promotion_gate.registry.interface import (
     RECORD_FILE,
+    VERDICT_FILE,
     Event,
     EventPointer,
     LockHolder,
@@ -200,11 +201,14 @@ class MemoryRegistry:
             found = [event for event in self.store.events.values() if event.pointer.name == name]
             return sorted(found, key=lambda event: (event.pointer.sequence, event.at, event.event_id))
 
-    def begin_event(self, pointer: EventPointer, record: bytes) -> str:
+    def begin_event(self, pointer: EventPointer, record: bytes, verdict: bytes = b"") -> str:
         with _Call(self, "begin_event"):
             event_id = f"event-{len(self.store.events) + 1}"
             self.store.events[event_id] = Event(event_id, pointer, "begun", self.store.clock)
             self.store.runs[event_id] = StoredRun()
+        if verdict:
+            with _Call(self, "begin_event.verdict"):
+                self.store.runs[event_id].files[VERDICT_FILE] = verdict
         with _Call(self, "begin_event.record"):
             self.store.runs[event_id].files[RECORD_FILE] = record
             return event_id

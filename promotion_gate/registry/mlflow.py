@@ -27,6 +27,7 @@ from promotion_gate.core.types import DatasetInput, MetricPoint, ModelRef, RunFa
 from promotion_gate.registry.interface import (
     EXPERIMENT,
     RECORD_FILE,
+    VERDICT_FILE,
     Event,
     EventPointer,
     EventState,
@@ -267,9 +268,11 @@ class MlflowRegistry:
                 )
         return sorted(found, key=lambda event: (event.pointer.sequence, event.at, event.event_id))
 
-    def begin_event(self, pointer: EventPointer, record: bytes) -> str:
+    def begin_event(self, pointer: EventPointer, record: bytes, verdict: bytes = b"") -> str:
         title = f"{pointer.action} {pointer.name}/{pointer.version}"
         event_id = self._create_run(title, pointer_tags(pointer))
+        if verdict:
+            self.log_file(event_id, VERDICT_FILE, verdict)
         self.log_file(event_id, RECORD_FILE, record)
         return event_id
 

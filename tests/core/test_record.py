@@ -110,7 +110,7 @@ def test_the_signature_is_ed25519_over_the_pre_authentication_encoding(pair):
     signed = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    public = load_pem_public_key(pair[0].path.with_suffix(".pub").read_bytes())
+    public = load_pem_public_key(Path(pair[0].name).with_suffix(".pub").read_bytes())
     public.verify(base64.b64decode(outer["signatures"][0]["sig"]), signed)
 
 
@@ -181,14 +181,14 @@ def test_an_unknown_key_is_named_with_where_to_put_it(pair, config):
     assert pair[0].key_id[:16] in str(caught.value)
     assert str(config / "trusted") in str(caught.value)
     (config / "trusted").mkdir(parents=True)
-    public = pair[0].path.with_suffix(".pub").read_bytes()
+    public = Path(pair[0].name).with_suffix(".pub").read_bytes()
     (config / "trusted" / "ci.pub").write_bytes(public)
     assert verify_record(envelope, load_trusted_keys()) == RECORD
 
 
 def test_trusted_keys_can_live_elsewhere(pair, tmp_path, monkeypatch):
     monkeypatch.setenv("PROMOTION_GATE_TRUSTED_KEYS", str(tmp_path))
-    (tmp_path / "ci.pub").write_bytes(pair[0].path.with_suffix(".pub").read_bytes())
+    (tmp_path / "ci.pub").write_bytes(Path(pair[0].name).with_suffix(".pub").read_bytes())
     assert set(load_trusted_keys().keys) == {pair[0].key_id}
 
 

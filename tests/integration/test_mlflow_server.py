@@ -62,7 +62,7 @@ def judged(registry, name, version, outcome=Outcome.PROMOTE):
     ref = ModelRef(name, version)
     champion = registry.model(name).aliases.get("production")
     digest = transition.artifact_digest(registry, ref)
-    return Judged(ref, digest, outcome, "integration", champion, "p" * 64)
+    return Judged(ref, digest, outcome, "integration", champion, "a" * 64)
 
 
 def test_promote_hold_approve_rollback_and_history(registry, name, actor):
