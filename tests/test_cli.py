@@ -1,5 +1,6 @@
 """The command line: one line and the designed exit code for whatever is wrong, and a light start."""
 
+import json
 import os
 import subprocess
 import sys
@@ -35,8 +36,11 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
+    return new_store(tmp_path_factory.mktemp("store"))
+
+
+def new_store(folder):
     """The URI of a sqlite store with one model of two versions."""
-    folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder}/mlflow.db"
     client = MlflowRegistry(uri)._client
     experiment = client.create_experiment("gate", (folder / "gate").as_uri())
@@ -240,7 +244,8 @@ def test_help_waits_for_nothing_heavy(arguments):
     assert not imported & (HEAVY | {"mlflow", "numpy", "pydantic", "rich"})
 
 
-def test_rollback_waits_for_nothing_heavy(place, store):
+def promoted(store):
+    """Both versions promoted, one after the other; the registry, and the folder of the second's files."""
     from promotion_gate.evidence.digest import digest_folder
     from promotion_gate.transition import Judged, promote
 
@@ -257,9 +262,58 @@ def test_rollback_waits_for_nothing_heavy(place, store):
             policy_digest="0" * 64,
         )
         promote(registry, judged)
+    return registry, source
+
+
+def test_rollback_waits_for_nothing_heavy(place, store):
+    promoted(store)
     code, imported = modules("rollback", "signs", "--reason", "complaints", "--tracking-uri", store)
     assert code == 0
     assert MlflowRegistry(store).model("signs").aliases == {"production": 1}
     assert "mlflow" in imported
     # pandas comes with MLflow's own client.
     assert not imported & (HEAVY - {"pandas"})
+
+
+def test_verify_names_every_link_and_the_broken_one(place, tmp_path, capsys):
+    store = new_store(tmp_path)
+    registry, source = promoted(store)
+    code, said, _ = run(capsys, "verify", "signs", "--tracking-uri", store)
+    assert code == 0, said
+    *links, last = said.splitlines()
+    assert last == "signs/2 is verified"
+    names = ("alias", "promotion", "record", "verdict", "policy", "bytes", "standing")
+    assert [line.split(":")[0] for line in links] == [f"ok {name}" for name in names]
+
+    code, said, _ = run(capsys, "verify", "signs/2", "--policy", "gate.toml", "--tracking-uri", store)
+    assert code == 3
+    assert "BROKEN signs/2 was judged under policy 000000000000" in said
+
+    file = next(path for path in source.rglob("*") if path.is_file())
+    file.write_bytes(file.read_bytes() + b" ")
+    code, said, _ = run(capsys, "verify", "signs", "--json", "--tracking-uri", store)
+    assert code == 3
+    told = json.loads(said)
+    assert (told["model"], told["verified"], told["digest"]) == ("signs/2", False, None)
+    assert "have changed" in told["broken"]
+
+    assert refused(capsys, "verify", "signs/1", "--trust", "config", "--tracking-uri", store)[0] == 5
+
+    code, said, _ = run(capsys, "revoke", "signs/1", "--reason", "poisoned", "--tracking-uri", store)
+    assert code == 0
+    assert said.splitlines()[0] == "revoked signs/1; production is unchanged"
+    code, line = refused(capsys, "rollback", "signs", "--reason", "odd", "--tracking-uri", store)
+    assert code == 5
+    assert "signs/1 passed over: signs/1 was revoked by" in line
+    assert registry.model("signs").aliases == {"production": 2}
+
+
+def test_keygen_makes_a_pair_and_never_over_another(place, capsys):
+    code, said, _ = run(capsys, "keygen", "ci.pem")
+    assert code == 0
+    assert said.splitlines()[0] == "private key: ci.pem"
+    before = (place / "ci.pem").read_bytes()
+    code, line = refused(capsys, "keygen", "ci.pem")
+    assert code == 5
+    assert "exists already" in line
+    assert (place / "ci.pem").read_bytes() == before

@@ -81,9 +81,9 @@ def _verify(args: argparse.Namespace) -> int:
 
 def verify_lines(vouched: Vouched) -> list[str]:
     """The verdict of ``verify`` and every link, a line each."""
-    lines = [f"ok      {link.name}: {link.said}" for link in vouched.links]
+    lines = [f"ok {link.name}: {link.said}" for link in vouched.links]
     if vouched.broken is not None:
-        return [*lines, f"BROKEN  {vouched.broken}", f"{vouched.ref} is NOT verified"]
+        return [*lines, f"BROKEN {vouched.broken}", f"{vouched.ref} is NOT verified"]
     return [*lines, f"{vouched.ref} is verified"]
 
 
