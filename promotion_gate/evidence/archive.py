@@ -173,7 +173,7 @@ def _member_violations(
         return None
     damaged = archive.testzip()
     if damaged is not None:
-        yield f"member {damaged[:80]!r} is damaged: its checksum is another"
+        yield f"member {damaged[:80]!r} does not agree with the archive's directory: damaged or forged"
         return None
     return {info.filename.split("/", 1)[-1]: info for info in infos}
 

@@ -129,10 +129,11 @@ def verify(folder: Path, *, allow_pickle: bool) -> VerifiedArtifacts:
             model_format = "torch-modules"
         elif not allow_pickle:
             violations += (f"{model_file}: {what}" for what in foreign[:10])
-            violations.append(
-                f"{model_file}: a pickle that may run any code: save it with serialization_format='pt2', "
-                "or let the policy say unsafe_allow_pickle = true"
-            )
+            if any(what.startswith("data.pkl: ") for what in foreign):
+                violations.append(
+                    f"{model_file}: a pickle that may run any code: save it with serialization_format='pt2', "
+                    "or let the policy say unsafe_allow_pickle = true"
+                )
     elif model_format == "state_dict":
         violations += _state_dict_violations(folder, model_file, paths)
     violations += _pickle_info_violations(folder, paths)

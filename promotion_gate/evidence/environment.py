@@ -39,7 +39,7 @@ def environment_violations(name: str, content: bytes) -> Iterator[str]:
         try:
             table = parse_yaml(content, name)
         except ArtifactError as error:
-            yield f"cannot be read as plain data: {error.what}"
+            yield error.what.removeprefix(name).strip()
             return
         yield from _conda_violations(table) if name == "conda.yaml" else _python_violations(table)
 

@@ -136,7 +136,7 @@ def head_kind(head: bytes) -> str:
         return ZLIB
     if _ONNX.match(head):
         return "ONNX"
-    return PICKLE if _runs_as_pickle(head) else DATA
+    return PICKLE if runs_as_pickle(head) else DATA
 
 
 def disagreement(path: str, kind: str, *, allow_pickle: bool) -> str:
@@ -235,9 +235,9 @@ def _is_zlib(head: bytes) -> bool:
         return False
 
 
-def _runs_as_pickle(head: bytes) -> bool:
+def runs_as_pickle(head: bytes) -> bool:
     """Whether bytes without a pickle's mark would still call something when unpickled (protocols 0, 1)."""
-    named = False
+    named, pushed = False, 0
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(head)):
             if opcode.name in ("GLOBAL", "INST") and not all(
@@ -245,8 +245,11 @@ def _runs_as_pickle(head: bytes) -> bool:
             ):
                 return False  # the letter that begins a line of text
             named = named or opcode.name in _NAMES
-            if named and (opcode.name in _CALLS or opcode.name in ("PERSID", "STOP")):
+            if named and (pushed > 1 or opcode.name == "INST") and opcode.name in _CALLS:
                 return True
+            if named and opcode.name in ("PERSID", "STOP"):
+                return True
+            pushed += len(opcode.stack_after)
             if count > MAX_TEXT_OPCODES:
                 return named
     except Exception:  # pickletools raises whatever a malformed stream makes it raise

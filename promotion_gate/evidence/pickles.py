@@ -11,6 +11,7 @@ import gzip
 import io
 import lzma
 import pickletools
+import re
 import tarfile
 import time
 import zipfile
@@ -33,6 +34,9 @@ SCAN_SECONDS = 30.0
 PROBE_BYTES = 4096
 
 COMPUTED = "(a name computed while unpickling)"
+
+
+Found = tuple[str, bytes | Exception]
 
 
 class NotScanned(Exception):
@@ -71,7 +75,10 @@ def scan_files(folder: Path, files: Sequence[ArtifactFile]) -> Iterator[dict[str
                     count += 1
                     if count > MAX_STREAMS or time.monotonic() > deadline:
                         raise NotScanned(f"the scan ended after {count - 1} pickles or {SCAN_SECONDS:g} s")
-                    yield _examined(source, content, deadline)
+                    if isinstance(content, bytes):
+                        yield _examined(source, content, deadline)
+                    else:
+                        yield _unreadable(source, content)
         except Exception as error:  # a scan that fails is itself worth showing
             yield _unreadable(file.path, error)
 
@@ -202,10 +209,8 @@ def _ask_scanner(content: bytes, source: str, seconds: float) -> dict[str, Any]:
 # Where pickles hide.
 
 
-def _streams(
-    source: str, stream: IO[bytes], kind: str, allowance: _Allowance, depth: int
-) -> Iterator[tuple[str, bytes]]:
-    """Every pickle in a stream of this kind, with where it is."""
+def _streams(source: str, stream: IO[bytes], kind: str, allowance: _Allowance, depth: int) -> Iterator[Found]:
+    """Every pickle in a stream of this kind, with where it is; an error in place of what cannot be read."""
     if depth > MAX_DEPTH:
         raise NotScanned(f"{source} is packed more than {MAX_DEPTH} times")
     if kind == kinds.PICKLE:
@@ -223,7 +228,7 @@ def _streams(
         raise NotScanned("a damaged zip archive")
 
 
-def _nested(source: str, content: bytes, allowance: _Allowance, depth: int) -> Iterator[tuple[str, bytes]]:
+def _nested(source: str, content: bytes, allowance: _Allowance, depth: int) -> Iterator[Found]:
     kind = kinds.head_kind(content[: kinds.HEAD_BYTES])
     if kind == kinds.ARRAY:
         kind = kinds.array_kind(content)
@@ -232,25 +237,35 @@ def _nested(source: str, content: bytes, allowance: _Allowance, depth: int) -> I
     yield from _streams(source, io.BytesIO(content), kind, allowance, depth + 1)
 
 
-def _in_archive(
-    source: str, stream: IO[bytes], allowance: _Allowance, depth: int
-) -> Iterator[tuple[str, bytes]]:
+def _in_archive(source: str, stream: IO[bytes], allowance: _Allowance, depth: int) -> Iterator[Found]:
     with kinds.open_archive(stream) as archive:
         for info in archive.infolist()[:MAX_MEMBERS]:
             place = f"{source}:{info.filename}"
-            with archive.open(info) as member:
-                start = member.read(PROBE_BYTES)
-                kind = kinds.head_kind(start)
-                if info.filename.endswith((".pkl", ".pickle")):
-                    yield place, start + allowance.take(member)
-                elif kind in _HIDES or kind == kinds.ARRAY:
-                    yield from _nested(place, start + allowance.take(member), allowance, depth)
+            try:
+                with archive.open(info) as member:
+                    yield from _in_member(place, member, allowance, depth)
+            except Exception as error:  # one bad member must not hide the next
+                yield place, error
 
 
-_HIDES = frozenset([kinds.PICKLE, kinds.ZIP, kinds.TAR, *kinds.COMPRESSED])
+def _in_member(place: str, member: IO[bytes], allowance: _Allowance, depth: int) -> Iterator[Found]:
+    start = member.read(PROBE_BYTES)
+    kind = kinds.head_kind(start)
+    if _TENSOR.search(place) and not kinds.runs_as_pickle(start):
+        return  # a few in ten thousand tensors begin like a pickle
+    if place.endswith((".pkl", ".pickle")):
+        yield place, start + allowance.take(member)
+    elif kind in _HIDES:
+        yield from _nested(place, start + allowance.take(member), allowance, depth)
 
 
-def _in_tar(source: str, stream: IO[bytes], allowance: _Allowance, depth: int) -> Iterator[tuple[str, bytes]]:
+_TENSOR = re.compile(r"/(?:data/|data/weights/weight_|data/constants/tensor_)[0-9]+$")
+
+
+_HIDES = frozenset([kinds.PICKLE, kinds.ARRAY, kinds.ZIP, kinds.TAR, *kinds.COMPRESSED])
+
+
+def _in_tar(source: str, stream: IO[bytes], allowance: _Allowance, depth: int) -> Iterator[Found]:
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for count, info in enumerate(archive):
             if count >= MAX_MEMBERS:
