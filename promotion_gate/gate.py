@@ -230,8 +230,8 @@ def _examine(
     with ExitStack() as open_models:
         target = folder / "candidate"
         target.mkdir()
-        registry.download(candidate.ref, target)
         try:
+            registry.download(candidate.ref, target)
             artifacts = verify(target, allow_pickle=policy.unsafe_allow_pickle)
         except ArtifactError as error:
             return _Examined(candidate, [*findings, _refused("artifacts", [str(error)])])
@@ -244,7 +244,10 @@ def _examine(
         if candidate.champion is not None:
             progress(f"fetch the champion {candidate.champion}")
             (folder / "champion").mkdir()
-            registry.download(candidate.champion, folder / "champion")
+            refused = _download_refused(registry, candidate.champion, folder / "champion")
+
+        else:
+            refused = None
 
         progress("load the models in their sandboxes")
         assumptions: list[str] = []
@@ -259,6 +262,8 @@ def _examine(
         def load_champion() -> SandboxedClassifier | None:
             if candidate.champion is None:
                 return None
+            if refused is not None:
+                raise refused
             files = verify(folder / "champion", allow_pickle=policy.unsafe_allow_pickle)
             if resolved.champion_digest not in ("", files.digest):
                 raise ArtifactError("its files have changed since it was promoted", "put the files back")
@@ -314,6 +319,15 @@ def _examine(
         findings += _first_passes(evidence, loaded)
         findings += _run_checks(checks, evidence, progress)
     return examined
+
+
+def _download_refused(registry: Registry, ref: ModelRef, folder: Path) -> ArtifactError | None:
+    """Fetch a version; what comes back says why its files cannot be."""
+    try:
+        registry.download(ref, folder)
+    except ArtifactError as error:
+        return error
+    return None
 
 
 def _side_by_side(

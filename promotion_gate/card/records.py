@@ -225,6 +225,19 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class PickleRow:
+    """One pickle among the model's files: where, what the scanner says, and the names in it."""
+
+    source: str
+    listed: bool
+    verdict: str
+    findings: Sequence[str]
+    names: Sequence[str]
+    refused: Sequence[str]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class CardView:
     """Everything on the card, in words and numbers."""
 
@@ -264,7 +277,7 @@ class CardView:
     provenance: Sequence[Difference]
     missing: Sequence[str]
     violations: Sequence[str]
-    scan: Sequence[str]
+    pickles: Sequence[PickleRow]
     files: Sequence[ArtifactFile]
     policy_text: str
     policy_digest: str

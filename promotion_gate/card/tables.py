@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from promotion_gate.card.detail import number, number_text, percent, rows, table, whole, words
-from promotion_gate.card.records import Cell, Table
+from promotion_gate.card.detail import lines, number, number_text, percent, rows, table, whole, words
+from promotion_gate.card.records import Cell, PickleRow, Table
 from promotion_gate.core.types import Finding
 
 SHOWN = 20
+PICKLES_SHOWN = 50
 
 
 def tables(finding: Finding) -> list[Table]:
@@ -19,6 +20,25 @@ def tables(finding: Finding) -> list[Table]:
     key, caption, head, read, note = _TABLES[finding.check]
     body = [read(row) for row in rows(finding.detail, key)[:SHOWN]]
     return [Table(caption, head, body, note)] if body else []
+
+
+def pickle_rows(detail: Mapping[str, Any]) -> list[PickleRow]:
+    """The pickles among a model's files, as the artifacts' finding tells them."""
+    return [
+        PickleRow(
+            source=words(row.get("source"), 300),
+            listed=row.get("listed") is True,
+            verdict=words(row.get("verdict")) or "not scanned",
+            findings=[
+                f"{words(found.get('severity'))}: {words(found.get('message'), 200)}"
+                for found in rows(row, "findings")[:SHOWN]
+            ],
+            names=lines(row.get("globals"))[:SHOWN],
+            refused=lines(row.get("refused_by_torch"))[:SHOWN],
+            note=words(row.get("note")),
+        )
+        for row in rows(detail, "scan")[:PICKLES_SHOWN]
+    ]
 
 
 def _cluster(row: Mapping[str, Any]) -> list[Cell]:

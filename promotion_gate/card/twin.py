@@ -40,7 +40,9 @@ def report_json(report: Report) -> bytes:
             "source": candidate.source,
             "sha256": candidate.digest,
             "format": report.model_format,
-            "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in report.files],
+            "files": [
+                {"path": f.path, "size": f.size, "sha256": f.sha256, "kind": f.kind} for f in report.files
+            ],
             "run": _run(report.candidate_run),
         },
         "champion": None

@@ -45,7 +45,7 @@ from promotion_gate.card.records import (
     Trigger,
     Unchecked,
 )
-from promotion_gate.card.tables import tables
+from promotion_gate.card.tables import pickle_rows, tables
 from promotion_gate.core.types import (
     Exhibit,
     Finding,
@@ -162,7 +162,7 @@ def view(report: Report) -> CardView:
         provenance=_provenance(report),
         missing=lines(_detail(report, "provenance").get("missing")),
         violations=lines(_detail(report, "artifacts").get("violations")),
-        scan=_scan(_detail(report, "artifacts")),
+        pickles=pickle_rows(_detail(report, "artifacts")),
         files=report.files,
         policy_text=inert(report.policy_text),
         policy_digest=words(report.verdict.policy_digest),
@@ -790,8 +790,3 @@ def _suspect_pictures(report: Report, suspects: Sequence[Suspect]) -> Gallery | 
     return (
         Gallery("suspects", "The training rows that a check named", pictures, left_out) if pictures else None
     )
-
-
-def _scan(detail: Mapping[str, Any]) -> list[str]:
-    """The pickle scan's entries, one line each."""
-    return [", ".join(f"{k}: {v}" for k, v in table(row).items()) for row in rows(detail, "scan")[:50]]

@@ -235,11 +235,15 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactFile:
-    """One file of the model: relative path, bytes, hex SHA-256."""
+    """One file of the model: relative path, bytes, hex SHA-256, and what it holds by its content.
+
+    ``kind`` is empty until the content has been looked at.
+    """
 
     path: str
     size: int
     sha256: str
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)

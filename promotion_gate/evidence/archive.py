@@ -16,14 +16,21 @@ import ast
 import json
 import pickletools
 import re
+import struct
 import zipfile
+import zlib
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from promotion_gate.evidence.kinds import open_archive
+
 MAX_MEMBERS = 50_000
 MAX_JSON_BYTES = 64 << 20
 MAX_PICKLE_BYTES = 16 << 20
+MAX_OPCODES = 1_000_000
+MAX_TOLD = 20
+_LOCAL_HEADER_BYTES = 30
 
 _TEXT_MEMBERS = r"\.format_version|\.storage_alignment|byteorder|version|\.data/(?:version|serialization_id)"
 _PT2_MEMBER = re.compile(
@@ -106,8 +113,10 @@ _GUARD_NODES = (
 def exported_program_violations(path: Path) -> Iterator[str]:
     """What in a ``.pt2`` file was not written by ``torch.export.save``, or would run code on load."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             names = yield from _member_violations(archive, _PT2_MEMBER)
+            if names is None:
+                return
             if "models/model.json" not in names:
                 yield "models/model.json is missing: not written by torch.export.save"
                 return
@@ -128,36 +137,17 @@ def exported_program_violations(path: Path) -> Iterator[str]:
 def checkpoint_violations(path: Path, *, modules: bool) -> Iterator[str]:
     """What in a ``torch.save`` file is neither a tensor nor, if ``modules``, a class of ``torch.nn``."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             yield from _checkpoint_violations(archive, modules=modules)
     except _REFUSALS as error:
         yield f"cannot be read: {_brief(error)}"
 
 
-def pickle_streams(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Every pickle in a file, with what to call it: the file itself, or the members of its archive."""
-    if not zipfile.is_zipfile(path):
-        with path.open("rb") as file:
-            yield path.name, file.read(MAX_PICKLE_BYTES)
-        return
-    with zipfile.ZipFile(path) as archive:
-        for info in archive.infolist()[:MAX_MEMBERS]:
-            if info.file_size > MAX_PICKLE_BYTES:
-                continue
-            if info.filename.endswith((".pkl", ".pickle")):
-                yield f"{path.name}:{info.filename}", archive.read(info)
-            elif info.filename.endswith((".pt", ".pth")):
-                with archive.open(info) as member, zipfile.ZipFile(member) as inner:
-                    for nested in inner.infolist()[:MAX_MEMBERS]:
-                        if nested.filename.endswith(".pkl") and nested.file_size <= MAX_PICKLE_BYTES:
-                            yield f"{path.name}:{info.filename}:{nested.filename}", inner.read(nested)
-
-
 # What zipfile, pickle and JSON raise over a file that somebody wrote to break them; NotImplementedError is
 # zipfile's word for a compression it does not know.
 _REFUSALS = (
-    zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, EOFError,
-    NotImplementedError, IndexError, RuntimeError,
+    zipfile.BadZipFile, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError,
+    NotImplementedError, IndexError, RuntimeError, OverflowError, zlib.error, struct.error, EOFError,
 )  # fmt: skip
 
 
@@ -167,30 +157,57 @@ def _brief(error: BaseException) -> str:
 
 def _member_violations(
     archive: zipfile.ZipFile, allowed: re.Pattern[str]
-) -> Generator[str, None, dict[str, zipfile.ZipInfo]]:
-    """Yield violations of the archive's shape; return its members by name without the root folder."""
+) -> Generator[str, None, dict[str, zipfile.ZipInfo] | None]:
+    """Yield violations of the archive's shape; return its members by name without the root folder.
+
+    Where there is a violation it returns None: the members of such an archive are not read.
+    """
     infos = archive.infolist()
     roots = {info.filename.split("/", 1)[0] for info in infos}
     if len(infos) > MAX_MEMBERS or len(roots) != 1:
         yield "the archive does not have one root folder of reasonable size"
-        return {}
-    if archive.comment or min(info.header_offset for info in infos) != 0:
+        return None
+    found = [*_place_violations(archive, infos), *_name_violations(infos, allowed)]
+    yield from found[:MAX_TOLD]
+    if found:
+        return None
+    damaged = archive.testzip()
+    if damaged is not None:
+        yield f"member {damaged[:80]!r} does not agree with the archive's directory: damaged or forged"
+        return None
+    return {info.filename.split("/", 1)[-1]: info for info in infos}
+
+
+def _place_violations(archive: zipfile.ZipFile, infos: Sequence[zipfile.ZipInfo]) -> Iterator[str]:
+    """Members must lie one behind the other, stored as they are, from the first byte to the directory."""
+    placed = sorted(infos, key=lambda info: info.header_offset)
+    if archive.comment or placed[0].header_offset != 0:
         yield "the archive carries bytes before or after its members"
-    names: dict[str, zipfile.ZipInfo] = {}
+    ends = [info.header_offset for info in placed[1:]] + [archive.start_dir]
+    for info, end in zip(placed, ends, strict=True):
+        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
+            yield f"member {info.filename[:80]!r} is compressed or encrypted"
+        elif info.file_size != info.compress_size:
+            yield f"member {info.filename[:80]!r} says two different sizes"
+        elif info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size > end:
+            yield f"member {info.filename[:80]!r} overlaps what follows it"
+
+
+def _name_violations(infos: Sequence[zipfile.ZipInfo], allowed: re.Pattern[str]) -> Iterator[str]:
+    names: set[str] = set()
     for info in infos:
         name = info.filename.split("/", 1)[-1]
         if name in names:
             yield f"member {name[:80]!r} is there twice"
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1:
-            yield f"member {name[:80]!r} is compressed or encrypted"
         if allowed.fullmatch(name) is None:
             yield f"member {name[:80]!r} is not one that PyTorch writes for a plain model"
-        names[name] = info
-    return names
+        names.add(name)
 
 
 def _checkpoint_violations(archive: zipfile.ZipFile, *, modules: bool) -> Iterator[str]:
     names = yield from _member_violations(archive, _CHECKPOINT_MEMBER)
+    if names is None:
+        return
     if "data.pkl" not in names:
         yield "data.pkl is missing: not written by torch.save"
         return
@@ -206,7 +223,9 @@ def foreign_references(stream: bytes, *, modules: bool) -> set[str]:
     """What a pickle refers to besides tensors and, if ``modules``, classes of ``torch.nn``."""
     foreign: set[str] = set()
     end = 0
-    for opcode, argument, position in pickletools.genops(stream):
+    for count, (opcode, argument, position) in enumerate(pickletools.genops(stream)):
+        if count >= MAX_OPCODES:
+            return foreign | {f"has more than {MAX_OPCODES:,} opcodes"}
         end = position or 0
         if opcode.name == "GLOBAL":
             reference = str(argument)
@@ -222,7 +241,7 @@ def foreign_references(stream: bytes, *, modules: bool) -> set[str]:
 def _sample_violations(archive: zipfile.ZipFile, sample: zipfile.ZipInfo) -> Iterator[str]:
     if sample.file_size == 0:
         return
-    with archive.open(sample) as member, zipfile.ZipFile(member) as inner:
+    with archive.open(sample) as member, open_archive(member) as inner:
         for what in _checkpoint_violations(inner, modules=False):
             yield f"data/sample_inputs/model.pt: {what}"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -13,23 +13,30 @@ from promotion_gate.core.types import ArtifactFile
 from promotion_gate.evidence.archive import (
     checkpoint_violations,
     exported_program_violations,
-    foreign_references,
-    pickle_streams,
 )
 from promotion_gate.evidence.digest import digest_folder
+from promotion_gate.evidence.environment import (
+    ENVIRONMENT_FILES,
+    MAX_ENVIRONMENT_BYTES,
+    REQUIREMENT_FILES,
+    environment_violations,
+)
+from promotion_gate.evidence.kinds import content_kind, disagreement
 from promotion_gate.evidence.manifest import (
     MAX_MANIFEST_BYTES,
     STOCK_PICKLE_MODULE,
     manifest_violations,
     parse_manifest,
 )
+from promotion_gate.evidence.pickles import scan_files
+from promotion_gate.evidence.safetensors import safetensors_violations
 
 __all__ = ["ModelFormat", "VerifiedArtifacts", "digest_folder", "verify"]
 
 ModelFormat = Literal["pt2", "torch-modules", "torch-pickle", "state_dict", "unknown"]
 
 MAX_ARCHITECTURE_BYTES = 1 << 20
-SCAN_SECONDS = 30.0
+MAX_LINES_TOLD = 10
 
 _MODEL_FILES: Mapping[str, ModelFormat] = {
     "data/model.pt2": "pt2",
@@ -52,7 +59,6 @@ _PICKLE_SUFFIXES = frozenset(
         ".pkl", ".pickle", ".pt", ".pth", ".pt2", ".bin", ".ckpt", ".joblib", ".dill", ".npy", ".npz",
     ]
 )  # fmt: skip
-_ARCHIVE_STARTS = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"\x7fELF", b"MZ", b"#!")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +66,8 @@ class VerifiedArtifacts:
     """A model's files after reading, before loading; the only thing the loader accepts.
 
     ``model_file`` is relative to ``folder``. ``violations`` are one-line reasons to refuse the model; while
-    there is one, the loader will not touch it. ``scan`` holds one plain dict for each pickle: ``source``,
-    ``listed`` (it names tensors and ``torch.nn`` classes alone), and for the others what the scanner says:
-    ``status``, ``verdict``, ``findings``. A scan is evidence and proves no file harmless.
+    there is one, the loader will not touch it. ``scan`` holds one plain dict for each pickle: see
+    :func:`promotion_gate.evidence.pickles.scan_files`. A scan is evidence and proves no file harmless.
     """
 
     folder: Path
@@ -94,6 +99,7 @@ def verify(folder: Path, *, allow_pickle: bool) -> VerifiedArtifacts:
     ArtifactError: the folder holds links, devices or nothing, or ``MLmodel`` cannot be read as data.
     """
     files, digest = digest_folder(folder)
+    files = tuple(replace(file, kind=_kind(folder, file)) for file in files)
     paths = {file.path: file for file in files}
     found = [path for path in _MODEL_FILES if path in paths]
     model_file = found[0] if found else ""
@@ -112,7 +118,10 @@ def verify(folder: Path, *, allow_pickle: bool) -> VerifiedArtifacts:
         else:
             violations += manifest_violations(manifest, needs_flavor=model_format != "state_dict")
 
-    if model_format == "pt2":
+    odd = disagreement(model_file, paths[model_file].kind, allow_pickle=allow_pickle) if found else ""
+    if odd:
+        violations.append(f"{model_file}: {odd}")
+    elif model_format == "pt2":
         violations += (f"{model_file}: {what}" for what in exported_program_violations(folder / model_file))
     elif model_format == "torch-pickle":
         foreign = list(checkpoint_violations(folder / model_file, modules=True))
@@ -120,14 +129,16 @@ def verify(folder: Path, *, allow_pickle: bool) -> VerifiedArtifacts:
             model_format = "torch-modules"
         elif not allow_pickle:
             violations += (f"{model_file}: {what}" for what in foreign[:10])
-            violations.append(
-                f"{model_file}: a pickle that may run any code: save it with serialization_format='pt2', "
-                "or let the policy say unsafe_allow_pickle = true"
-            )
-        violations += _pickle_info_violations(folder, paths)
+            if any(what.startswith("data.pkl: ") for what in foreign):
+                violations.append(
+                    f"{model_file}: a pickle that may run any code: save it with serialization_format='pt2', "
+                    "or let the policy say unsafe_allow_pickle = true"
+                )
     elif model_format == "state_dict":
         violations += _state_dict_violations(folder, model_file, paths)
-    violations += _stray_file_violations(folder, files, model_file, allow_pickle=allow_pickle)
+    violations += _pickle_info_violations(folder, paths)
+    violations += _environment_violations(folder, files)
+    violations += _stray_file_violations(files, model_file, allow_pickle=allow_pickle)
 
     return VerifiedArtifacts(
         folder=folder,
@@ -137,7 +148,7 @@ def verify(folder: Path, *, allow_pickle: bool) -> VerifiedArtifacts:
         model_file=model_file,
         manifest=manifest,
         violations=tuple(_one_line(violation) for violation in violations),
-        scan=tuple(_scan(folder, files)),
+        scan=tuple(_plain_entry(entry) for entry in scan_files(folder, files)),
         allows_pickle=allow_pickle,
     )
 
@@ -177,13 +188,31 @@ def _state_dict_violations(folder: Path, model_file: str, paths: Mapping[str, Ar
             json.loads((folder / architecture).read_bytes())
         except (ValueError, RecursionError):
             yield f"{architecture}: not JSON"
-    if model_file.endswith(".pth"):
+    if model_file.endswith(".safetensors"):
+        yield from (f"{model_file}: {what}" for what in safetensors_violations(folder / model_file))
+    else:
         foreign = checkpoint_violations(folder / model_file, modules=False)
         yield from (f"{model_file}: {what}" for what in foreign)
 
 
+def _kind(folder: Path, file: ArtifactFile) -> str:
+    try:
+        return content_kind(folder / file.path)
+    except OSError as error:
+        raise ArtifactError(f"cannot read the model's file {file.path!r}: {error.strerror}") from None
+
+
+def _environment_violations(folder: Path, files: Sequence[ArtifactFile]) -> Iterator[str]:
+    for file in files:
+        if file.path in REQUIREMENT_FILES | ENVIRONMENT_FILES:
+            with (folder / file.path).open("rb") as stream:
+                content = stream.read(MAX_ENVIRONMENT_BYTES + 1)
+            found = list(environment_violations(file.path, content))
+            yield from (f"{file.path}: {what}" for what in found[:MAX_LINES_TOLD])
+
+
 def _stray_file_violations(
-    folder: Path, files: Sequence[ArtifactFile], model_file: str, *, allow_pickle: bool
+    files: Sequence[ArtifactFile], model_file: str, *, allow_pickle: bool
 ) -> Iterator[str]:
     for file in files:
         path = PurePosixPath(file.path)
@@ -194,70 +223,24 @@ def _stray_file_violations(
                 yield f"{file.path}: has no place beside {model_file or 'no model'}"
             continue
         suffix = path.suffix.lower()
+        odd = disagreement(file.path, file.kind, allow_pickle=allow_pickle)
         if path.parts[0] == "code" or "__pycache__" in path.parts:
             yield f"{file.path}: code that comes with the model is not accepted"
+        elif any(part.startswith(".") for part in path.parts):
+            yield f"{file.path}: a hidden file is not accepted"
         elif suffix in _PICKLE_SUFFIXES:
             if not allow_pickle:
                 yield f"{file.path}: may hold a pickle and is not the model"
         elif suffix not in _INERT_SUFFIXES and path.name not in _INERT_NAMES:
-            yield f"{file.path}: a file of this kind is not accepted"
-        elif _starts_like_code(folder / file.path):
-            yield f"{file.path}: is an archive, program or pickle under the name of a text or image"
+            yield f"{file.path}: a file of this kind is not accepted ({file.kind})"
+        elif odd:
+            yield f"{file.path}: {odd}"
 
 
-def _starts_like_code(path: Path) -> bool:
-    with path.open("rb") as file:
-        start = file.read(4)
-    return start.startswith(_ARCHIVE_STARTS) or (start[:1] == b"\x80" and start[1:2] <= b"\x05")
-
-
-def _scan(folder: Path, files: Sequence[ArtifactFile]) -> Iterator[dict[str, Any]]:
-    """Read every pickle, and ask modelaudit-picklescan about those that name more than the lists hold.
-
-    The scanner calls every checkpoint of PyTorch suspicious, for its storage references; on a pickle whose
-    every name is on the list, that would only be a false alarm on the card.
-    """
-    for file in files:
-        if PurePosixPath(file.path).suffix.lower() not in _PICKLE_SUFFIXES:
-            continue
-        parent = PurePosixPath(file.path).parent
-        try:
-            for source, stream in pickle_streams(folder / file.path):
-                listed = not _named_beyond_lists(stream)
-                report = _NOTHING_TO_SCAN if listed else _ask_scanner(stream, source)
-                yield {"source": _one_line(str(parent / source)), "listed": listed, **report}
-        except Exception as error:  # a scanner that fails is itself worth showing
-            finding = {"rule": "unreadable", "severity": "warning", "message": _one_line(str(error))}
-            yield {
-                "source": _one_line(file.path),
-                "listed": False,
-                "status": "error",
-                "verdict": "unknown",
-                "findings": [finding],
-            }
-
-
-_NOTHING_TO_SCAN: Mapping[str, Any] = {"status": "complete", "verdict": "clean", "findings": []}
-
-
-def _named_beyond_lists(stream: bytes) -> bool:
-    try:
-        return bool(foreign_references(stream, modules=True))
-    except Exception:  # pickletools raises whatever a malformed stream makes it raise
-        return True
-
-
-def _ask_scanner(stream: bytes, source: str) -> dict[str, Any]:
-    from modelaudit_picklescan import PickleScanner, ScanOptions
-
-    scanner = PickleScanner(ScanOptions(timeout_s=SCAN_SECONDS))
-    # The call-graph analysis reads torch's sources for 20 s and finds nothing that the lists do not.
-    report = scanner.scan_bytes(stream, source=source, enrich_call_graph=False)
-    return {
-        "status": report.status.value,
-        "verdict": report.verdict.value,
-        "findings": [
-            {"rule": str(f.rule_code), "severity": f.severity.value, "message": _one_line(f.message)}
-            for f in report.findings[:50]
-        ],
-    }
+def _plain_entry(value: Any) -> Any:
+    """Names in a pickle are as hostile as any: one printable line each."""
+    if isinstance(value, str):
+        return _one_line(value)
+    if isinstance(value, Mapping):
+        return {name: _plain_entry(entry) for name, entry in value.items()}
+    return [_plain_entry(entry) for entry in value] if isinstance(value, list) else value

@@ -16,7 +16,7 @@ from promotion_gate.core.types import ArtifactFile
 
 DOWNLOAD_MARKER = "registered_model_meta"
 MAX_FILES = 10_000
-MAX_TOTAL_BYTES = 256 * 2**30
+MAX_TOTAL_BYTES = 32 * 2**30
 MAX_PATH_CHARACTERS = 512
 
 
@@ -32,7 +32,22 @@ def digest_folder(folder: Path) -> tuple[tuple[ArtifactFile, ...], str]:
     ArtifactError: the folder holds no file, a link, a device or pipe, a path that cannot be listed
     unambiguously, or more files or bytes than any model has.
     """
-    files: list[ArtifactFile] = []
+    files = [ArtifactFile(path, size, _sha256(folder / path, size)) for path, size in listed_files(folder)]
+    if not files:
+        raise ArtifactError("the model has no files", "check the version's source in the registry")
+    files.sort(key=lambda file: file.path.encode())
+    listing = "".join(f"{file.sha256}  {file.path}\n" for file in files)
+    return tuple(files), hashlib.sha256(listing.encode()).hexdigest()
+
+
+def listed_files(folder: Path) -> list[tuple[str, int]]:
+    """Path and size of every file under ``folder``; none is opened.
+
+    Raises
+    ------
+    ArtifactError: as :func:`digest_folder`, but for an empty folder.
+    """
+    files: list[tuple[str, int]] = []
     total = 0
     for path, size in _regular_files(folder):
         total += size
@@ -41,12 +56,8 @@ def digest_folder(folder: Path) -> tuple[tuple[ArtifactFile, ...], str]:
                 f"the model has more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES // 2**30} GiB",
                 "log the model alone, without its data",
             )
-        files.append(ArtifactFile(path, size, _sha256(folder / path, size)))
-    if not files:
-        raise ArtifactError("the model has no files", "check the version's source in the registry")
-    files.sort(key=lambda file: file.path.encode())
-    listing = "".join(f"{file.sha256}  {file.path}\n" for file in files)
-    return tuple(files), hashlib.sha256(listing.encode()).hexdigest()
+        files.append((path, size))
+    return files
 
 
 def _regular_files(folder: Path) -> Iterator[tuple[str, int]]:

@@ -12,6 +12,8 @@ from typing import Any
 from promotion_gate.core.errors import ArtifactError
 
 MAX_MANIFEST_BYTES = 1 << 20
+MAX_SCALAR_CHARACTERS = 100_000
+MAX_NODES = 50_000
 STOCK_PICKLE_MODULE = "mlflow.pytorch.pickle_module"
 
 
@@ -84,30 +86,52 @@ _MUST_HAVE = {"pytorch": ("model_data",), "python_function": ("loader_module", "
 
 
 def parse_manifest(content: bytes) -> dict[str, Any]:
-    """Read ``MLmodel`` as plain YAML data.
+    """Read ``MLmodel`` as plain YAML data; see :func:`parse_yaml`."""
+    return parse_yaml(content, "MLmodel")
+
+
+def parse_yaml(content: bytes, name: str) -> dict[str, Any]:
+    """Read a YAML file called ``name`` as plain data.
 
     Raises
     ------
-    ArtifactError: too large, not YAML, not a table, or written with aliases (a few of which can unfold to
-    gigabytes).
+    ArtifactError: too large, not YAML, not a table, written with aliases (a few of which can unfold to
+    gigabytes), or with a key twice (of which readers take one or the other).
     """
     import yaml
 
     class PlainLoader(yaml.SafeLoader):
+        nodes = 0
+
         def compose_node(self, parent: Any, index: Any) -> Any:
+            self.nodes += 1
+            if self.nodes > MAX_NODES:
+                raise yaml.YAMLError(f"it holds more than {MAX_NODES:,} values")
             if self.check_event(yaml.AliasEvent):
                 raise yaml.YAMLError("aliases are not accepted")
             return super().compose_node(parent, index)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if len(set(keys)) != len(keys):
+                raise yaml.YAMLError("a key is there twice")
+            return super().construct_mapping(node, deep)
+
+        def construct_scalar(self, node: Any) -> Any:
+            if isinstance(node, yaml.ScalarNode) and len(node.value) > MAX_SCALAR_CHARACTERS:
+                raise yaml.YAMLError(f"a value is longer than {MAX_SCALAR_CHARACTERS:,} characters")
+            return super().construct_scalar(node)
+
     if len(content) > MAX_MANIFEST_BYTES:
-        raise ArtifactError(f"MLmodel is larger than {MAX_MANIFEST_BYTES:,} bytes", "is it a manifest?")
+        raise ArtifactError(f"{name} is larger than {MAX_MANIFEST_BYTES:,} bytes", "is it a manifest?")
     try:
-        manifest = yaml.load(content.decode("utf-8"), Loader=PlainLoader)  # noqa: S506  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise ArtifactError(f"MLmodel cannot be read: {str(error)[:200]}", "log the model again") from None
-    if not isinstance(manifest, dict) or not all(isinstance(key, str) for key in manifest):
-        raise ArtifactError("MLmodel is not a table of keys", "log the model again")
-    return manifest
+        table = yaml.load(content.decode("utf-8"), Loader=PlainLoader)  # noqa: S506  # a SafeLoader
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError, TypeError, AttributeError) as error:
+        what = "".join(char if char.isprintable() else " " for char in str(error))
+        raise ArtifactError(f"{name} cannot be read: {what[:200]}", "log the model again") from None
+    if not isinstance(table, dict) or not all(isinstance(key, str) for key in table):
+        raise ArtifactError(f"{name} is not a table of keys", "log the model again")
+    return table
 
 
 def manifest_violations(manifest: Mapping[str, Any], *, needs_flavor: bool) -> Iterator[str]:

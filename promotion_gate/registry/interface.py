@@ -128,7 +128,12 @@ class Registry(Protocol):
         ...
 
     def download(self, ref: ModelRef, folder: Path) -> None:
-        """Copy a version's artifacts into an empty folder."""
+        """Copy a version's artifacts into an empty folder.
+
+        Raises
+        ------
+        ArtifactError: they are no plain files.
+        """
         ...
 
     def set_version_tag(self, ref: ModelRef, key: str, value: str) -> None: ...

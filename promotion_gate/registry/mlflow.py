@@ -24,6 +24,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from promotion_gate.core.errors import GateError, NotInRegistry, RegistryConflict, RegistryError
 from promotion_gate.core.types import DatasetInput, MetricPoint, ModelRef, RunFacts
+from promotion_gate.evidence.digest import listed_files
 from promotion_gate.registry.interface import (
     EXPERIMENT,
     RECORD_FILE,
@@ -153,7 +154,11 @@ class MlflowRegistry:
             if uri.startswith("models:/"):
                 model_id = uri.removeprefix("models:/")
                 uri = self._client.get_logged_model(model_id).artifact_location
-            self._repository(uri).download_artifacts("", str(folder))
+            repository = self._repository(uri)
+            if repository.__class__.__name__ == "LocalArtifactRepository":
+                # MLflow would follow links to files of this host, and read devices and pipes to their end.
+                listed_files(Path(repository.artifact_dir))
+            repository.download_artifacts("", str(folder))
 
     def set_version_tag(self, ref: ModelRef, key: str, value: str) -> None:
         with self._asking(f"a tag of {ref}"):

@@ -331,6 +331,18 @@ def provenance(missing: Sequence[str] = ()) -> Finding:
     )
 
 
+PICKLE = {
+    "source": "data/model.pt2:model/data/sample_inputs/model.pt:archive/data.pkl",
+    "listed": False,
+    "globals": ["os.mkdir", "torch._utils._rebuild_tensor_v2"],
+    "refused_by_torch": ["os.mkdir"],
+    "note": "",
+    "status": "complete",
+    "verdict": "malicious",
+    "findings": [{"rule": "S101", "severity": "critical", "message": "calls os.mkdir"}],
+}
+
+
 def report(
     kind: str = "reject",
     *,
@@ -351,7 +363,7 @@ def report(
             Status.MEASURED,
             "9 files; nothing in them runs on load.",
             {"violations": 0.0},
-            detail={"violations": [], "scan": [{"file": "data/model.pt2", "verdict": "clean"}]},
+            detail={"violations": [], "scan": [PICKLE]},
         ),
         Finding("model", Status.MEASURED, "1,200,000 parameters, loaded from pt2 under bubblewrap"),
         Finding("inputs", Status.MEASURED, "2,000 holdout and 6,000 training images fit the model."),
@@ -381,9 +393,9 @@ def report(
         findings=findings,
         class_names=list(class_names),
         files=[
-            ArtifactFile("MLmodel", 1204, "aa" * 32),
-            ArtifactFile("data/model.pt2", 812_044, "bb" * 32),
-            ArtifactFile("requirements.txt", 88, "cc" * 32),
+            ArtifactFile("MLmodel", 1204, "aa" * 32, "text"),
+            ArtifactFile("data/model.pt2", 812_044, "bb" * 32, "PyTorch exported program"),
+            ArtifactFile("requirements.txt", 88, "cc" * 32, "text"),
         ],
         model_format="pt2",
         sandbox="bubblewrap: no network, read-only files, 4 GiB, 900 s",
@@ -429,13 +441,17 @@ def with_names(kind: str, hostile: str, count: int = 16) -> Report:
             not_applicable={"-": hostile},
         )
     )
+    findings = [
+        dataclasses.replace(f, detail={"scan": [_named(PICKLE, hostile)]}) if f.check == "artifacts" else f
+        for f in findings
+    ]
     facts = RunFacts(hostile, hostile, None, {hostile: hostile}, {}, {}, [DatasetInput(*[hostile] * 4)])
     judgements = [dataclasses.replace(j, reason=hostile) for j in base.verdict.judgements]
     return dataclasses.replace(
         base,
         findings=findings,
         verdict=dataclasses.replace(base.verdict, judgements=judgements),
-        files=[ArtifactFile(hostile, 1, hostile)],
+        files=[ArtifactFile(hostile, 1, hostile, hostile)],
         model_format=hostile,
         sandbox=hostile,
         unsafe=[hostile],
@@ -448,3 +464,12 @@ def with_names(kind: str, hostile: str, count: int = 16) -> Report:
         candidate_run=facts,
         champion_run=facts,
     )
+
+
+def _named(value: Any, hostile: str) -> Any:
+    """The same shape with every text replaced."""
+    if isinstance(value, dict):
+        return {key: _named(entry, hostile) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_named(entry, hostile) for entry in value]
+    return hostile if isinstance(value, str) else value

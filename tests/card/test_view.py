@@ -139,6 +139,16 @@ def test_a_thousand_classes_show_the_worst_first(reports: ModuleType) -> None:
     assert max(row.recall for row in card.classes) <= min(row.recall for row in card.more_classes)
 
 
+def test_files_are_told_with_what_they_hold_and_pickles_with_their_names(reports: ModuleType) -> None:
+    report = reports.report("reject")
+    (row,) = view(report).pickles
+    assert (row.verdict, row.listed, row.findings) == ("malicious", False, ["critical: calls os.mkdir"])
+    assert (row.names[0], row.refused) == ("os.mkdir", ["os.mkdir"])
+    page = render_card(report).decode()
+    assert "PyTorch exported program" in page
+    assert "sample_inputs/model.pt:archive/data.pkl" in page
+
+
 @pytest.mark.parametrize(
     "detail",
     [

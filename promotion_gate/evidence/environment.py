@@ -1,0 +1,86 @@
+"""The rules for the files that tell a server what to install: nothing but packages by name.
+
+The gate installs none of them. A serving job does, with the candidate's list, so an index, a URL or an
+option in one would choose whose code the server runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from promotion_gate.core.errors import ArtifactError
+from promotion_gate.evidence.manifest import parse_yaml
+
+MAX_ENVIRONMENT_BYTES = 256 << 10
+MAX_LINE_CHARACTERS = 1000
+REQUIREMENT_FILES = frozenset(["requirements.txt", "constraints.txt"])
+ENVIRONMENT_FILES = frozenset(["conda.yaml", "python_env.yaml"])
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_VERSION = r"(?:===|==|~=|!=|<=|>=|<|>|=)\s*[A-Za-z0-9._*+!-]+"
+_PACKAGE = re.compile(
+    rf"{_NAME}(?:\s*\[[A-Za-z0-9._,\s-]*\])?\s*(?:{_VERSION}(?:\s*,\s*{_VERSION})*)?(?:\s*;[^@#:/\\]*)?"
+)
+_INCLUDES = frozenset(["-r requirements.txt", "-c constraints.txt"])
+_CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CONDA_KEYS = frozenset(["name", "channels", "dependencies"])
+_PYTHON_KEYS = frozenset(["python", "build_dependencies", "dependencies"])
+
+
+def environment_violations(name: str, content: bytes) -> Iterator[str]:
+    """What in a file of this name would install from elsewhere, or do more than install."""
+    if len(content) > MAX_ENVIRONMENT_BYTES:
+        yield f"is larger than {MAX_ENVIRONMENT_BYTES:,} bytes"
+    elif name in REQUIREMENT_FILES:
+        yield from _requirement_violations(content.decode("utf-8", "replace").splitlines())
+    else:
+        try:
+            table = parse_yaml(content, name)
+        except ArtifactError as error:
+            yield error.what.removeprefix(name).strip()
+            return
+        yield from _conda_violations(table) if name == "conda.yaml" else _python_violations(table)
+
+
+def _requirement_violations(lines: Sequence[Any]) -> Iterator[str]:
+    for line in lines:
+        text = str(line).split(" #")[0].strip() if isinstance(line, str) else repr(line)
+        if not text or text.startswith("#") or text in _INCLUDES:
+            continue
+        if len(text) > MAX_LINE_CHARACTERS or _PACKAGE.fullmatch(text) is None:
+            yield (
+                f"{text[:80]!r} is no package by name: a server would install from where the model says;"
+                " set indexes where the server is built"
+            )
+
+
+def _conda_violations(table: dict[str, Any]) -> Iterator[str]:
+    yield from _key_violations(table, _CONDA_KEYS)
+    for channel in _listed(table.get("channels")):
+        if not isinstance(channel, str) or _CHANNEL.fullmatch(channel) is None:
+            yield f"channel {str(channel)[:80]!r} is no channel by name"
+    for entry in _listed(table.get("dependencies")):
+        if isinstance(entry, dict) and entry.keys() == {"pip"}:
+            yield from _requirement_violations(_listed(entry["pip"]))
+        else:
+            yield from _requirement_violations([entry])
+
+
+def _python_violations(table: dict[str, Any]) -> Iterator[str]:
+    yield from _key_violations(table, _PYTHON_KEYS)
+    for key in ("build_dependencies", "dependencies"):
+        yield from _requirement_violations(_listed(table.get(key)))
+
+
+def _key_violations(table: dict[str, Any], allowed: frozenset[str]) -> Iterator[str]:
+    for key in table:
+        if key not in allowed:
+            yield f"key {key[:60]!r} is not accepted"
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    if value is None:
+        return ()
+    return value if isinstance(value, list) else [value]
