@@ -7,6 +7,8 @@ stays quick.
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -27,3 +29,17 @@ def say(line: str) -> None:
     from promotion_gate.operators import plain
 
     print(plain(line))
+
+
+def progress_lines(*, quiet: bool) -> Callable[[str], None]:
+    """Lines with the time since now on standard error, or nothing."""
+    from promotion_gate.operators import plain
+
+    clock = time.monotonic()
+
+    def progress(line: str) -> None:
+        # One write a line: work goes on side by side, and print writes the line's end by itself.
+        sys.stderr.write(f"[{time.monotonic() - clock:6.1f} s] {plain(line)}\n")
+        sys.stderr.flush()
+
+    return (lambda _: None) if quiet else progress
