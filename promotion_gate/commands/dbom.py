@@ -40,6 +40,12 @@ def add(command: Command) -> None:
     )
     added.add_argument("--reason", default="", metavar="TEXT", help="why; it goes into the entry")
     added.add_argument("--replace", action="store_true", help="state an entry of that name anew")
+    added.add_argument(
+        "--max-gib", type=_positive, default=50.0, metavar="G", help="most to fetch from a URL (default: 50)"
+    )
+    added.add_argument(
+        "--max-seconds", type=_positive, default=21600.0, metavar="S", help="for how long (default: 21600)"
+    )
     _document(added)
     _quiet(added)
 
@@ -53,6 +59,7 @@ def add(command: Command) -> None:
 
     verified = command("verify", _verify, "hash every byte again", registry=False, within=within)
     verified.add_argument("names", nargs="*", metavar="NAME", help="these data sets (default: all)")
+    verified.add_argument("--mirror", action="store_true", help="read the mirror's copies instead")
     _document(verified)
     _quiet(verified)
 
@@ -68,6 +75,36 @@ def add(command: Command) -> None:
     )
     _document(covered)
     _quiet(covered)
+
+    exported = command("export", _export, "write entries for other tools", registry=False, within=within)
+    exported.add_argument("names", nargs="*", metavar="NAME", help="these data sets (default: all)")
+    exported.add_argument(
+        "--format", choices=("cyclonedx", "spdx", "croissant"), default="cyclonedx", help="default: cyclonedx"
+    )
+    exported.add_argument("--out", type=Path, metavar="F", help="a file (default: standard output)")
+    _document(exported)
+
+    imported = command(
+        "import-dvc", _import_dvc, "add what DVC tracks, its MD5 checked", registry=False, within=within
+    )
+    imported.add_argument("files", nargs="+", type=Path, metavar="FILE", help="NAME.dvc or dvc.lock")
+    imported.add_argument("--replace", action="store_true", help="state entries of those names anew")
+    _document(imported)
+    _quiet(imported)
+
+    attested = command("attest", _attest, "sign which data and code a model was made from", registry=False)
+    attested.add_argument("model", metavar="MODEL", help="a folder, or the URI of a logged model")
+    attested.add_argument("--data", nargs="+", required=True, metavar="N", help="every data set trained on")
+    attested.add_argument("--run", default="", metavar="ID", help="the MLflow run to store it with")
+    attested.add_argument("--out", type=Path, metavar="F", help="a file to write it to")
+    attested.add_argument("--key", type=Path, metavar="F", help="the trainer's key (default: your own)")
+    attested.add_argument(
+        "--code", type=Path, metavar="D", help="the code's repository (default: the DBOM's)"
+    )
+    attested.add_argument(
+        "--tracking-uri", metavar="URI", help="MLflow tracking server (else as MLflow finds it)"
+    )
+    _document(attested)
 
 
 def _document(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +127,16 @@ def _percent(text: str) -> float:
     return value
 
 
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
+    return value
+
+
 def _place(args: argparse.Namespace, *, to_write: bool = False) -> Path:
     """The document: an existing one, or for a command that may begin one, ``dbom.json`` here."""
     from promotion_gate.core.errors import DbomError
@@ -105,23 +152,26 @@ def _place(args: argparse.Namespace, *, to_write: bool = False) -> Path:
 
 def _add(args: argparse.Namespace) -> int:
     from promotion_gate.data.files import is_url
-    from promotion_gate.provenance.register import Particulars, add_path
+    from promotion_gate.provenance.register import Particulars, add_path, add_url
+    from promotion_gate.provenance.sources import Limits
 
-    if is_url(args.data):
-        raise UsageError("URLs cannot be added yet", "fetch it, and add the file")
+    tell = progress_lines(quiet=args.quiet)
+    remote = is_url(args.data)
     about = Particulars(
         name=args.name,
         version=args.version,
-        origin=args.origin,
+        origin=args.origin or (args.data if remote else ""),
         mirror=args.mirror,
         license=args.license,
-        vetting=args.status or "vetted",
+        vetting=args.status or ("quarantined" if remote else "vetted"),
         reason=args.reason,
     )
     dbom = _place(args, to_write=True)
-    entry = add_path(
-        dbom, Path(args.data), about, replacing=args.replace, progress=progress_lines(quiet=args.quiet)
-    )
+    if remote:
+        limits = Limits(size=int(args.max_gib * 2**30), seconds=args.max_seconds)
+        entry = add_url(dbom, args.data, about, limits, replacing=args.replace, progress=tell)
+    else:
+        entry = add_path(dbom, Path(args.data), about, replacing=args.replace, progress=tell)
     say(f"{entry.name} {entry.version}: {_extent(entry)}, {entry.vetting}")
     say(f"SHA-256 {entry.sha256}")
     say(f"wrote {dbom}")
@@ -160,14 +210,16 @@ def _list(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from promotion_gate.provenance.dbom import read_dbom
+    from promotion_gate.provenance.load import verify_mirror
     from promotion_gate.provenance.verify import verify_local
 
     dbom = read_dbom(_place(args))
     tell = progress_lines(quiet=args.quiet)
+    verify = verify_mirror if args.mirror else verify_local
     checks = []
     for entry in dbom.chosen(args.names):
         tell(f"{entry.name}: {_extent(entry)}")
-        checks.append(verify_local(dbom, entry, tell))
+        checks.append(verify(dbom, entry, tell))
         _say_check(checks[-1])
     wrong = sum(not check.verified for check in checks)
     say(f"{len(checks) - wrong} of {len(checks)} data sets verified")
@@ -204,6 +256,54 @@ def _coverage(args: argparse.Namespace) -> int:
     good = sum(check.verified for check in covered.checks)
     say(f"checksum coverage: {covered.percent:.1f} % ({good} of {total} data sets)")
     return ExitCode.REJECTED if covered.percent < args.min else ExitCode.DONE
+
+
+def _export(args: argparse.Namespace) -> int:
+    from promotion_gate.provenance.dbom import read_dbom
+    from promotion_gate.provenance.export import export
+
+    dbom = read_dbom(_place(args))
+    content = export(dbom, dbom.chosen(args.names), args.format)
+    if args.out is None:
+        print(content.decode("ascii"), end="")
+        return ExitCode.DONE
+    try:
+        args.out.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"cannot write {args.out}: {error.strerror}") from None
+    say(f"wrote {args.out}")
+    return ExitCode.DONE
+
+
+def _import_dvc(args: argparse.Namespace) -> int:
+    from promotion_gate.provenance.dvc import import_dvc
+
+    dbom = _place(args, to_write=True)
+    for file in args.files:
+        for entry in import_dvc(
+            dbom, file, replacing=args.replace, progress=progress_lines(quiet=args.quiet)
+        ):
+            say(f"{entry.name} {entry.version}: {_extent(entry)}, {entry.path}")
+    say(f"wrote {dbom}")
+    return ExitCode.DONE
+
+
+def _attest(args: argparse.Namespace) -> int:
+    import os
+
+    from promotion_gate.training import attest
+
+    if not args.run and args.out is None:
+        raise UsageError("nowhere to put the attestation", "name a run with --run, or a file with --out")
+    if args.tracking_uri:
+        os.environ["MLFLOW_TRACKING_URI"] = args.tracking_uri
+    attest(args.model, args.data, key=args.key, dbom=args.dbom, run_id=args.run, code=args.code, out=args.out)
+    say(f"attested {args.model} from {', '.join(args.data)}")
+    if args.run:
+        say(f"stored with run {args.run}")
+    if args.out is not None:
+        say(f"wrote {args.out}")
+    return ExitCode.DONE
 
 
 def _extent(entry: DbomEntry) -> str:

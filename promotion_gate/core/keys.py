@@ -129,14 +129,32 @@ def load_trusted_keys() -> TrustedKeys:
     if own.exists():
         public = _signer(_private_key(own)).public_key
         keys[public.keyid] = public
+    return TrustedKeys({**keys, **read_public_keys(folder).keys}, folder)
+
+
+def read_public_keys(folder: Path) -> TrustedKeys:
+    """Every ``*.pub`` in a folder, by key id.
+
+    Raises
+    ------
+    SigningError: a file there is unreadable or not an ed25519 public key.
+    """
     try:
         files = sorted(folder.glob("*.pub"))
     except OSError as error:
         raise SigningError(f"cannot list the trusted keys in {folder}: {error.strerror}") from None
-    for file in files:
-        public = _public_key(file)
-        keys[public.keyid] = public
-    return TrustedKeys(keys, folder)
+    keys = [_public_key(file) for file in files]
+    return TrustedKeys({key.keyid: key for key in keys}, folder)
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """The private key in a file.
+
+    Raises
+    ------
+    SigningError: the file is missing, unreadable or not an ed25519 private key.
+    """
+    return SigningKey(_signer(_private_key(path)), path)
 
 
 def _private_key(path: Path) -> Ed25519PrivateKey:

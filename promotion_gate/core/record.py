@@ -8,7 +8,6 @@ Signing Envelope v1 (https://github.com/secure-systems-lab/dsse), signed with ed
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import socket
 from datetime import datetime
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from promotion_gate.core.envelope import STATEMENT_TYPE, canonical, sign_payload, signed_payload
 from promotion_gate.core.errors import SigningError
 from promotion_gate.core.types import Action, AuditRecord, ModelRef, Outcome, Transition
 
 if TYPE_CHECKING:
     from promotion_gate.core.keys import SigningKey, TrustedKeys
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "urn:promotion-gate:audit-record:v1"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_RECORD_BYTES = 1_000_000
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -88,16 +86,12 @@ def sign_record(record: AuditRecord, key: SigningKey) -> bytes:
     ------
     SigningError: the record cannot be stated: no SHA-256 digest, no time zone, an empty name.
     """
-    from securesystemslib.dsse import Envelope
-
-    payload = _canonical(_statement(record))
+    payload = canonical(_statement(record))
     try:
         _Statement.model_validate_json(payload)
     except ValidationError as error:
         raise SigningError(f"the record of {record.ref} cannot be signed: {_where(error)}") from None
-    envelope = Envelope(payload, PAYLOAD_TYPE, {})
-    envelope.sign(key.signer)
-    return _canonical(envelope.to_dict())
+    return sign_payload(payload, key)
 
 
 def verify_record(content: bytes, trusted: TrustedKeys, *, name: str = "the record") -> AuditRecord:
@@ -109,34 +103,8 @@ def verify_record(content: bytes, trusted: TrustedKeys, *, name: str = "the reco
     ------
     SigningError: malformed, altered, or signed by nobody who is trusted.
     """
-    from securesystemslib.dsse import Envelope
-    from securesystemslib.exceptions import VerificationError
-
-    if len(content) > MAX_RECORD_BYTES:
-        raise SigningError(f"{name} is larger than {MAX_RECORD_BYTES:,} bytes")
-    try:
-        envelope = Envelope.from_dict(json.loads(content))
-        signed_by = sorted(map(str, envelope.signatures))
-        payload_type = envelope.payload_type
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise SigningError(f"{name} is malformed: not a DSSE envelope") from None
-    if payload_type != PAYLOAD_TYPE:
-        raise SigningError(f"{name} is malformed: its payload is not an in-toto statement")
-    if not signed_by:
-        raise SigningError(f"{name} is not signed")
-    keys = [trusted.keys[key_id] for key_id in signed_by if key_id in trusted.keys]
-    if not keys:
-        raise SigningError(
-            f"{name} is signed by key {signed_by[0][:16]!r}, which is not trusted here",
-            f"if you know it, put its public key into {trusted.folder} as NAME.pub",
-        )
-    try:
-        envelope.verify(keys, threshold=1)
-    except (VerificationError, ValueError):
-        raise SigningError(
-            f"{name} was altered: it does not match its signature by key {keys[0].keyid[:16]}"
-        ) from None
-    return _record(envelope.payload, name)
+    payload, _ = signed_payload(content, trusted, name=name, limit=MAX_RECORD_BYTES)
+    return _record(payload, name)
 
 
 def _statement(record: AuditRecord) -> dict[str, Any]:
@@ -200,10 +168,6 @@ def _record(payload: bytes, name: str) -> AuditRecord:
         unsafe=said.unsafe,
         champion=said.champion,
     )
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
 
 
 def _where(error: ValidationError) -> str:

@@ -9,16 +9,19 @@ from pathlib import Path
 
 from promotion_gate.core.errors import DbomError
 from promotion_gate.core.record import now, whoami
+from promotion_gate.provenance.cache import cache_folder, cached_place, publish, staging
 from promotion_gate.provenance.dbom import (
     Dbom,
     DbomEntry,
     Vetting,
     change_dbom,
     read_dbom,
+    refuse_unfit_url,
     require_name,
     sidecar_name,
 )
 from promotion_gate.provenance.hashing import Progress, Tree, hash_tree
+from promotion_gate.provenance.sources import Limits, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,40 @@ def add_path(
     place = relative_place(dbom, root)
     _refuse_taken(dbom, about.name, replacing=replacing)
     return add_tree(dbom, hash_tree(root, progress=progress), about, path=place, replacing=replacing)
+
+
+def add_url(
+    dbom: Path,
+    url: str,
+    about: Particulars,
+    limits: Limits,
+    *,
+    replacing: bool = False,
+    progress: Progress = lambda _: None,
+) -> DbomEntry:
+    """Fetch a file once into the cache, hashing it on the way, and write its entry.
+
+    Verified loads find it in the cache, and fetch it again where it is not there any more.
+
+    Raises
+    ------
+    DbomError: the name is taken and ``replacing`` is false, or the URL carries a password.
+    InputError: it cannot be fetched, or not within the limits.
+    """
+    _refuse_taken(dbom, about.name, replacing=replacing)
+    refuse_unfit_url(url, "the URL")
+    progress(f"fetch {url}")
+    with staging(cache_folder()) as staged:
+        file, hashed = fetch(url, staged, limits)
+        entry = add_tree(dbom, Tree("file", (hashed,)), about, replacing=replacing)
+        held = cached_place(entry).parent
+        if not held.exists():
+            # A folder of its own: what is published is renamed as a whole.
+            shelf = staged / "entry"
+            shelf.mkdir()
+            file.rename(shelf / cached_place(entry).name)
+            publish(shelf, held)
+    return entry
 
 
 def add_tree(

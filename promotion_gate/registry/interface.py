@@ -21,6 +21,9 @@ EXPERIMENT = "promotion-gate"
 RECORD_FILE = "record.dsse.json"
 """The artifact of an event that holds its signed record."""
 
+ATTESTATION_FILE = "attestation.dsse.json"
+"""The artifact of a training run that holds the trainer's signed statement of its data and code."""
+
 EventState = Literal["begun", "done", "undone"]
 
 
