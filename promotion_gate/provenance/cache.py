@@ -44,15 +44,19 @@ def cache_folder() -> Path:
 
 def cached_place(entry: DbomEntry) -> Path:
     """Where the set lies in the store, or will: the file itself, or the folder."""
-    kind = "folders" if entry.is_folder else "files"
-    shelf = cache_folder() / kind
-    shelf.mkdir(mode=0o700, exist_ok=True)
-    place = shelf / entry.sha256
+    place = shelf("folders" if entry.is_folder else "files") / entry.sha256
     return place if entry.is_folder else place / file_name(entry.path or entry.origin or entry.mirror)
 
 
+def shelf(kind: str) -> Path:
+    """The part of the store for ``files`` or ``folders``."""
+    folder = cache_folder() / kind
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
 @contextmanager
-def staging(shelf: Path, size: int = 0) -> Iterator[Path]:
+def staging(beside: Path, size: int = 0) -> Iterator[Path]:
     """A folder to fill beside the store's entries; what is left of it is removed.
 
     Raises
@@ -60,12 +64,12 @@ def staging(shelf: Path, size: int = 0) -> Iterator[Path]:
     InputError: there is no room for ``size`` bytes, or the disk fails.
     """
     try:
-        free = shutil.disk_usage(shelf).free
+        free = shutil.disk_usage(beside).free
         if size > free:
-            raise InputError(f"no room for {size:,} bytes in the data cache {shelf}: {free:,} are free")
-        folder = Path(tempfile.mkdtemp(dir=shelf, prefix=".new-"))
+            raise InputError(f"no room for {size:,} bytes in the data cache {beside}: {free:,} are free")
+        folder = Path(tempfile.mkdtemp(dir=beside, prefix=".new-"))
     except OSError as error:
-        raise InputError(f"cannot use the data cache {shelf}: {error.strerror}") from None
+        raise InputError(f"cannot use the data cache {beside}: {error.strerror}") from None
     try:
         yield folder
     finally:

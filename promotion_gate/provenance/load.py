@@ -37,8 +37,8 @@ def verified_copy(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: N
     """A read-only copy of a data set, every byte of which is what the entry says.
 
     The copy is made from where the entry says that the set lies, else from its mirror, else, for a single
-    file, from its origin. With ``PROMOTION_GATE_MIRROR_ONLY=1`` an entry without a mirror is refused, and nothing
-    but the mirror is read. An entry of equal bytes in the cache serves as well, after it was hashed again.
+    file, from its origin. With ``PROMOTION_GATE_MIRROR_ONLY=1`` an entry without a mirror is refused, and
+    nothing but the mirror is read. A cached copy of equal bytes serves as well, after it was hashed again.
 
     Raises
     ------

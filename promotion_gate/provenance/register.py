@@ -9,7 +9,7 @@ from pathlib import Path
 
 from promotion_gate.core.errors import DbomError
 from promotion_gate.core.record import now, whoami
-from promotion_gate.provenance.cache import cache_folder, cached_place, publish, staging
+from promotion_gate.provenance.cache import cached_place, publish, shelf, staging
 from promotion_gate.provenance.dbom import (
     Dbom,
     DbomEntry,
@@ -80,16 +80,12 @@ def add_url(
     _refuse_taken(dbom, about.name, replacing=replacing)
     refuse_unfit_url(url, "the URL")
     progress(f"fetch {url}")
-    with staging(cache_folder()) as staged:
+    with staging(shelf("files")) as staged:
         file, hashed = fetch(url, staged, limits)
         entry = add_tree(dbom, Tree("file", (hashed,)), about, replacing=replacing)
-        held = cached_place(entry).parent
-        if not held.exists():
-            # A folder of its own: what is published is renamed as a whole.
-            shelf = staged / "entry"
-            shelf.mkdir()
-            file.rename(shelf / cached_place(entry).name)
-            publish(shelf, held)
+        place = cached_place(entry)
+        file.rename(staged / place.name)
+        publish(staged, place.parent)
     return entry
 
 
