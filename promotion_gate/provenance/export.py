@@ -196,4 +196,4 @@ _CROISSANT_CONTEXT: dict[str, Any] = {
     "subField": "cr:subField",
     "transform": "cr:transform",
 }
-"""The context that the format's specification asks for, word for word."""
+"""The context of the format's specification."""

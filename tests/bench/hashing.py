@@ -62,8 +62,7 @@ def main() -> int:
             fill(Path(folder), files, size)
             ours(Path(folder))
             seconds = [
-                (best(lambda: ours(Path(folder))), best(lambda: theirs(Path(folder))))
-                for _ in range(TURNS)
+                (best(lambda: ours(Path(folder))), best(lambda: theirs(Path(folder)))) for _ in range(TURNS)
             ]
         mine, other = min(s for s, _ in seconds), min(s for _, s in seconds)
         ratio = other / mine

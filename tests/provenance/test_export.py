@@ -27,16 +27,16 @@ def test_one_entry_in_cyclonedx(dbom, capsys):
 
 
 def test_spdx_is_read_by_the_standards_own_model(dbom):
-    v3 = pytest.importorskip("spdx_python_model").v3_0_1
+    v3 = pytest.importorskip("spdx_python_model.bindings.v3_0_1")
     objects = v3.SHACLObjectSet()
     document = json.loads(export(dbom, list(dbom.entries.values()), "spdx"))
     v3.JSONLDDeserializer().deserialize_data(document, objects)
-    packages = {package.name: package for package in objects.foreach_type("dataset_DatasetPackage")}
+    packages = {package.name: package for package in objects.foreach_type(v3.dataset_DatasetPackage)}
     assert set(packages) == {"one", "signs"}
     (hash_,) = packages["one"].verifiedUsing
     assert hash_.hashValue == dbom.entry("one").sha256
     assert packages["one"].software_packageVersion == "2"
-    (spdx,) = objects.foreach_type("SpdxDocument")
+    (spdx,) = objects.foreach_type(v3.SpdxDocument)
     assert len(spdx.rootElement) == 2
 
 
