@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
-from promotion_gate.commands import production, records, say
+from promotion_gate.commands import dbom, production, progress_lines, records, say
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -245,6 +245,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _drill_options(campaign)
     records.add(command)
+    dbom.add(command)
     return parser
 
 
@@ -431,17 +432,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _progress(args: argparse.Namespace) -> Callable[[str], None]:
-    """Lines with the time since now on standard error, or nothing with ``--quiet``."""
-    from promotion_gate.operators import plain
-
-    clock = time.monotonic()
-
-    def progress(line: str) -> None:
-        # One write a line: checks run side by side, and print writes the line's end by itself.
-        sys.stderr.write(f"[{time.monotonic() - clock:6.1f} s] {plain(line)}\n")
-        sys.stderr.flush()
-
-    return (lambda _: None) if args.quiet else progress
+    return progress_lines(quiet=args.quiet)
 
 
 def _calibrate(args: argparse.Namespace) -> int:

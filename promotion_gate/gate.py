@@ -24,6 +24,7 @@ from promotion_gate.core.errors import (
     GateError,
     InputError,
     ModelError,
+    NotInRegistry,
     RegistryConflict,
     RegistryError,
     SigningError,
@@ -41,7 +42,7 @@ from promotion_gate.core.types import (
     Verdict,
 )
 from promotion_gate.evidence.interface import ForwardPass
-from promotion_gate.registry.interface import RECORD_FILE, VERDICT_FILE, Registry
+from promotion_gate.registry.interface import ATTESTATION_FILE, RECORD_FILE, VERDICT_FILE, Registry
 from promotion_gate.transition import (
     Actor,
     Judged,
@@ -91,6 +92,7 @@ class _Resolved:
     candidate: Candidate
     run: RunFacts | None
     champion_run: RunFacts | None
+    attestation: bytes | None = None
     champion_digest: str = ""
     doubt: str = ""
 
@@ -196,7 +198,18 @@ def _resolve(registry: Registry, model_uri: str, policy: Policy) -> _Resolved:
         Candidate(ref, facts.run_id, facts.source, champion=champion),
         None if facts.run_id is None else registry.run_facts(facts.run_id, CURVE_PREFIX),
         None if champion_run is None else registry.run_facts(champion_run),
+        _attestation(registry, facts.run_id) if "provenance" in policy.checks else None,
     )
+
+
+def _attestation(registry: Registry, run_id: str | None) -> bytes | None:
+    """The trainer's statement that the training run holds, as it is; the check judges it."""
+    if run_id is None:
+        return None
+    try:
+        return registry.read_file(run_id, ATTESTATION_FILE)
+    except NotInRegistry:
+        return None
 
 
 def _vouched(registry: Registry, resolved: _Resolved, policy: Policy, actor: Actor) -> _Resolved:
@@ -313,6 +326,8 @@ def _examine(
             folder=folder,
             run=resolved.run,
             champion_run=resolved.champion_run,
+            files=artifacts.files,
+            attestation=resolved.attestation,
             progress=progress,
         )
         progress("pass every image through the models")

@@ -392,6 +392,20 @@ def _provenance(report: Report) -> list[Difference]:
             facts.append(Difference(what, mine or "unknown", theirs, "", mine != theirs if theirs else None))
     for source, digest in table(detail.get("sha256")).items():
         facts.append(Difference(f"SHA-256 of {source}", digest, "", "computed by the gate"))
+    facts += [
+        Difference(f"Data set {words(row.get('name'), 80)}", words(row.get("said"), 200), "", "")
+        for row in rows(detail, "declared")
+    ]
+    facts += [
+        Difference(
+            f"Chain: {words(row.get('link'), 40)}",
+            "holds" if row.get("holds") is True else "BROKEN",
+            "",
+            words(row.get("said"), 300),
+            None if row.get("holds") is True else True,
+        )
+        for row in rows(detail, "links")
+    ]
     names = sorted({*_declared(now), *_declared(before)})
     facts += [
         _text_difference(f"Declared {name}", _declared(now).get(name, ""), _declared(before).get(name, ""))

@@ -7,6 +7,8 @@ stays quick.
 from __future__ import annotations
 
 import argparse
+import sys
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -50,3 +52,17 @@ def production(alias: str, mirror_stage: str = "auto") -> Production:
     except ValidationError as error:
         why = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
         raise UsageError(f"--alias {alias!r} cannot be used: {why}") from None
+
+
+def progress_lines(*, quiet: bool) -> Callable[[str], None]:
+    """Lines with the time since now on standard error, or nothing."""
+    from promotion_gate.operators import plain
+
+    clock = time.monotonic()
+
+    def progress(line: str) -> None:
+        # One write a line: work goes on side by side, and print writes the line's end by itself.
+        sys.stderr.write(f"[{time.monotonic() - clock:6.1f} s] {plain(line)}\n")
+        sys.stderr.flush()
+
+    return (lambda _: None) if quiet else progress

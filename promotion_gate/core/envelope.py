@@ -40,8 +40,10 @@ def seal(payload: bytes, key: SigningKey) -> bytes:
     return canonical(envelope.to_dict())
 
 
-def unseal(content: bytes, trusted: TrustedKeys, name: str, most: int = MAX_ENVELOPE_BYTES) -> bytes:
-    """The statement's bytes, after a signature by a trusted key was found good.
+def unseal(
+    content: bytes, trusted: TrustedKeys, name: str, most: int = MAX_ENVELOPE_BYTES
+) -> tuple[bytes, str]:
+    """The statement's bytes, after a signature by a trusted key was found good, and that key's id.
 
     ``name`` is what an error message calls the envelope; ``most`` is the largest that it may be.
 
@@ -71,13 +73,12 @@ def unseal(content: bytes, trusted: TrustedKeys, name: str, most: int = MAX_ENVE
             f"if you know it, put its public key into {trusted.folder} as NAME.pub",
         )
     try:
-        envelope.verify(keys, threshold=1)
+        accepted = envelope.verify(keys, threshold=1)
     except (VerificationError, ValueError):
         raise SigningError(
             f"{name} was altered: it does not match its signature by key {keys[0].keyid[:16]}"
         ) from None
-    payload: bytes = envelope.payload
-    return payload
+    return envelope.payload, sorted(accepted)[0]
 
 
 def canonical(value: Any) -> bytes:

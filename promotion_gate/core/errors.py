@@ -54,6 +54,22 @@ class InputError(GateError):
     exit_code = ExitCode.HELD
 
 
+class DbomError(GateError):
+    """A data bill of materials, or a file that belongs to it, is missing, malformed or cannot be written."""
+
+
+class HashMismatch(GateError):
+    """Data is not what its entry in the data bill of materials says: its bytes changed."""
+
+    exit_code = ExitCode.REJECTED
+
+
+class Unregistered(GateError):
+    """Data is refused: it has no entry that vouches for it, or one that says not to use it."""
+
+    exit_code = ExitCode.REJECTED
+
+
 class ArtifactError(GateError):
     """A model's files are refused: changed, unreadable or of a kind that the policy does not allow."""
 

@@ -135,15 +135,39 @@ def load_trusted_keys(folder: Path | None = None) -> TrustedKeys:
     ------
     SigningError: a key file there is unreadable or not a public key, or ``folder`` holds none.
     """
-    own = [] if folder else _own_public_keys()
-    where = folder or trusted_folder()
+    if folder is not None:
+        named = read_public_keys(folder)
+        if not named.keys:
+            raise SigningError(f"no trusted keys in {folder}", "put public keys there as NAME.pub")
+        return named
+    own = {public.keyid: public for public in _own_public_keys()}
+    others = read_public_keys(trusted_folder())
+    return TrustedKeys({**own, **others.keys}, others.folder)
+
+
+def read_public_keys(folder: Path) -> TrustedKeys:
+    """Every ``*.pub`` in a folder, by key id.
+
+    Raises
+    ------
+    SigningError: a file there is unreadable or not a public key.
+    """
     try:
-        files = sorted(where.glob("*.pub"))
+        files = sorted(folder.glob("*.pub"))
     except OSError as error:
-        raise SigningError(f"cannot list the trusted keys in {where}: {error.strerror}") from None
-    if folder is not None and not files:
-        raise SigningError(f"no trusted keys in {where}", "put public keys there as NAME.pub")
-    return TrustedKeys({public.keyid: public for public in [*own, *map(_public_key, files)]}, where)
+        raise SigningError(f"cannot list the trusted keys in {folder}: {error.strerror}") from None
+    keys = [_public_key(file) for file in files]
+    return TrustedKeys({key.keyid: key for key in keys}, folder)
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """The private key in a file.
+
+    Raises
+    ------
+    SigningError: the file is missing, unreadable or not an ed25519 private key.
+    """
+    return SigningKey(_signer(_private_key(path)), str(path))
 
 
 def make_key_pair(path: Path) -> SigningKey:

@@ -102,7 +102,7 @@ def verify_record(content: bytes, trusted: TrustedKeys, *, name: str = "the reco
     ------
     SigningError: malformed, altered, or signed by nobody who is trusted.
     """
-    return _record(unseal(content, trusted, name), name)
+    return _record(unseal(content, trusted, name)[0], name)
 
 
 def _statement(record: AuditRecord) -> dict[str, Any]:

@@ -96,12 +96,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class DatasetInput:
-    """A data set that a training run declared with ``mlflow.log_input``."""
+    """A data set that a training run declared with ``mlflow.log_input``, and the tags of that declaration."""
 
     name: str
     context: str
     source: str
     digest: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ def verify_verdict(content: bytes, trusted: TrustedKeys, *, name: str = "the ver
     ------
     SigningError: malformed, altered, contradicting itself, or signed by nobody who is trusted.
     """
-    payload = unseal(content, trusted, name)
+    payload, _ = unseal(content, trusted, name)
     try:
         statement = _Statement.model_validate_json(payload)
     except ValidationError as error:

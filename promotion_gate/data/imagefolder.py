@@ -50,6 +50,11 @@ class FileImages:
         self._files = files
         self._sha256 = ""
 
+    @property
+    def paths(self) -> Sequence[str]:
+        """The path of every row's image file on its file system."""
+        return self._paths
+
     def __len__(self) -> int:
         return len(self._paths)
 

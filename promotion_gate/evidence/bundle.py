@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from promotion_gate.core.policy import Policy
-from promotion_gate.core.types import Candidate, RunFacts
+from promotion_gate.core.types import ArtifactFile, Candidate, RunFacts
 from promotion_gate.data.interface import ImageDataset
 from promotion_gate.evidence.forward import MeasuredClassifier, spool_pass
 from promotion_gate.evidence.interface import Float32, ForwardPass
@@ -60,12 +60,16 @@ class GateEvidence:
         folder: Path,
         run: RunFacts | None = None,
         champion_run: RunFacts | None = None,
+        files: Sequence[ArtifactFile] = (),
+        attestation: bytes | None = None,
         progress: Callable[[str], None] = lambda line: None,
     ) -> None:
         self.candidate = candidate
         self.policy = policy
         self.run = run
         self.champion_run = champion_run
+        self.files = files
+        self.attestation = attestation
         self.class_names = tuple(class_names)
         self.holdout = holdout
         self.training = training

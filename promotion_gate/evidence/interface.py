@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from promotion_gate.core.errors import ModelError
 from promotion_gate.core.policy import Policy
-from promotion_gate.core.types import Candidate, RunFacts
+from promotion_gate.core.types import ArtifactFile, Candidate, RunFacts
 from promotion_gate.data.interface import ImageDataset, Images, ImageShape
 
 Float32 = NDArray[np.float32]
@@ -105,13 +105,16 @@ class Evidence(Protocol):
     """Everything known about one candidate, computed on first use and then shared by all checks.
 
     The ``training`` and ``champion`` members are None where there is none; the passes over them then
-    are too.
+    are too. ``files`` are the candidate's; ``attestation`` is the envelope that its training run holds, not
+    yet verified.
     """
 
     candidate: Candidate
     policy: Policy
     run: RunFacts | None
     champion_run: RunFacts | None
+    files: Sequence[ArtifactFile]
+    attestation: bytes | None
     class_names: tuple[str, ...]
     holdout: ImageDataset
     training: ImageDataset | None

@@ -511,9 +511,10 @@ def _stage(found: Any) -> str:
 
 
 def _dataset(entry: Any) -> DatasetInput:
-    context = next((tag.value for tag in entry.tags if tag.key == "mlflow.data.context"), "")
+    tags = {tag.key: tag.value for tag in entry.tags}
     data = entry.dataset
-    return DatasetInput(data.name, context, data.source or "", data.digest or "")
+    context = tags.get("mlflow.data.context", "")
+    return DatasetInput(data.name, context, data.source or "", data.digest or "", tags)
 
 
 def _moment(milliseconds: int) -> datetime:

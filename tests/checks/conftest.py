@@ -39,6 +39,8 @@ class ArrayEvidence:
     champion: Any = None
     run: RunFacts | None = None
     champion_run: RunFacts | None = None
+    files: tuple = ()
+    attestation: bytes | None = None
     anchor: np.ndarray | None = None
     seed: int = 0
     progress: Any = field(default=lambda line: None)

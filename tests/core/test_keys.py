@@ -68,7 +68,7 @@ def test_a_key_named_by_uri_signs_and_is_trusted(tmp_path, monkeypatch):
     monkeypatch.setenv(KEY_VARIABLE, f"file2:{file}")
     monkeypatch.setenv(PUBLIC_VARIABLE, str(tmp_path / "public.pem"))
     sealed = seal(b"{}", load_signing_key())
-    assert unseal(sealed, load_trusted_keys(), "it") == b"{}"
+    assert unseal(sealed, load_trusted_keys(), "it")[0] == b"{}"
     assert not (tmp_path / "config").exists(), "no key of its own is made"
 
 

@@ -1,0 +1,101 @@
+"""The private store of verified data: one place for each digest, read-only, filled by renaming.
+
+It lies in ``$XDG_CACHE_HOME/promotion-gate/data``. What it holds is hashed again whenever it is used.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from promotion_gate.core.errors import InputError
+from promotion_gate.provenance.dbom import DbomEntry
+from promotion_gate.provenance.sources import file_name
+
+
+def cache_folder() -> Path:
+    """The store, made if need be.
+
+    Raises
+    ------
+    InputError: it cannot be made, or others may write to it.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
+    folder = root / "promotion-gate" / "data"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for part in (folder.parent, folder):
+            part.mkdir(mode=0o700, exist_ok=True)
+            status = part.stat(follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+                raise InputError(
+                    f"others may write to the data cache {part}", "remove it, or set XDG_CACHE_HOME"
+                )
+    except OSError as error:
+        raise InputError(f"cannot use the data cache {folder}: {error.strerror}") from None
+    return folder
+
+
+def cached_place(entry: DbomEntry) -> Path:
+    """Where the set lies in the store, or will: the file itself, or the folder."""
+    place = shelf("folders" if entry.is_folder else "files") / entry.sha256
+    return place if entry.is_folder else place / file_name(entry.path or entry.origin or entry.mirror)
+
+
+def shelf(kind: str) -> Path:
+    """The part of the store for ``files`` or ``folders``."""
+    folder = cache_folder() / kind
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def staging(beside: Path, size: int = 0) -> Iterator[Path]:
+    """A folder to fill beside the store's entries; what is left of it is removed.
+
+    Raises
+    ------
+    InputError: there is no room for ``size`` bytes, or the disk fails.
+    """
+    try:
+        free = shutil.disk_usage(beside).free
+        if size > free:
+            raise InputError(f"no room for {size:,} bytes in the data cache {beside}: {free:,} are free")
+        folder = Path(tempfile.mkdtemp(dir=beside, prefix=".new-"))
+    except OSError as error:
+        raise InputError(f"cannot use the data cache {beside}: {error.strerror}") from None
+    try:
+        yield folder
+    finally:
+        discard(folder)
+
+
+def publish(staged: Path, place: Path) -> bool:
+    """Make a filled folder an entry of the store, read-only; false if another process was first."""
+    for folder, _, names in os.walk(staged, topdown=False):
+        for name in names:
+            Path(folder, name).chmod(0o400)
+        Path(folder).chmod(0o500)
+    try:
+        staged.rename(place)
+    except OSError:
+        return False
+    return True
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder of the store: first out of sight, then file by file."""
+    aside = folder.with_name(f".old-{os.urandom(8).hex()}")
+    try:
+        folder.rename(aside)
+    except FileNotFoundError:
+        return
+    for parent, _, _ in os.walk(aside):
+        Path(parent).chmod(0o700)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,313 @@
+"""The SHA-256 of every file of a data set, on all cores.
+
+What is refused, always by name: a link (wherever it leads), a device or pipe, a name that is not UTF-8, a
+file or folder that changes while it is read. The set's own path may be a link: it is where the data lies, not
+part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from promotion_gate.core.errors import InputError
+from promotion_gate.provenance.sidecar import sidecar_bytes
+
+Kind = Literal["file", "folder"]
+Progress = Callable[[str], None]
+
+_BUFFER = 2**20
+_CHUNK_FILES = 256
+_CHUNK_BYTES = 8 * 2**20
+_OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class FileHash:
+    """One file: its path in the set (its bare name where the set is one file), bytes, hex digests.
+
+    ``md5`` is empty unless it was asked for.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    md5: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """The files of a data set, in order of the UTF-8 bytes of their paths."""
+
+    kind: Kind
+    files: tuple[FileHash, ...]
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the set: of the file, or of :meth:`sidecar` for a folder."""
+        if self.kind == "file":
+            return self.files[0].sha256
+        return hashlib.sha256(self.sidecar()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        return sum(file.size for file in self.files)
+
+    def sidecar(self) -> bytes:
+        """What ``sha256sum`` would print of the files, and ``sha256sum -c`` reads."""
+        return sidecar_bytes((file.path, file.sha256) for file in self.files)
+
+
+def hash_tree(root: Path, *, md5: bool = False, progress: Progress = lambda _: None) -> Tree:
+    """Hash a file, or every file under a folder, hidden ones too.
+
+    Raises
+    ------
+    InputError: there is nothing, or something that is refused (see the module), named.
+    """
+    kind, files = list_files(root)
+    return Tree(kind, hash_files(root, kind, files, md5=md5, progress=progress))
+
+
+def list_files(root: Path) -> tuple[Kind, tuple[tuple[str, int], ...]]:
+    """Path and size of every file of a set; see :func:`hash_tree`."""
+    root, name = Path(os.path.realpath(root)), root.name
+    try:
+        mode = root.stat().st_mode
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"cannot read the data set {str(root)!r}: {getattr(error, 'strerror', None) or error}"
+        ) from None
+    if stat.S_ISREG(mode):
+        _require_text(name)
+        return "file", ((name, root.stat().st_size),)
+    if not stat.S_ISDIR(mode):
+        raise InputError(f"the data set {str(root)!r} is neither a file nor a folder")
+    found = tuple(sorted(_walk(root), key=lambda file: file[0].encode()))
+    if not found:
+        raise InputError(f"the data set {str(root)!r} holds no file")
+    return "folder", found
+
+
+def hash_files(
+    root: Path,
+    kind: Kind,
+    files: Sequence[tuple[str, int]],
+    *,
+    md5: bool = False,
+    progress: Progress = lambda _: None,
+) -> tuple[FileHash, ...]:
+    """Hash the listed files of a set; the answer is in the order of ``files``."""
+    from joblib import Parallel, delayed
+
+    root = Path(os.path.realpath(root))
+    prefix = "" if kind == "file" else f"{root}{os.sep}"
+    tell = Tally(sum(size for _, size in files), progress)
+
+    def chunk(rows: Sequence[int]) -> list[tuple[int, FileHash]]:
+        buffer = bytearray(_BUFFER)
+        answers = []
+        for row in rows:
+            name, size = files[row]
+            path = f"{prefix}{name}" if prefix else str(root)
+            answers.append((row, _hash_file(path, name, buffer, md5=md5)))
+            tell.add(size)
+        return answers
+
+    with _steady_folders(root, kind, files):
+        hashed = dict(
+            pair
+            for answers in Parallel(n_jobs=-1, prefer="threads", batch_size=1)(
+                delayed(chunk)(rows) for rows in _chunks(files)
+            )
+            for pair in answers
+        )
+    return tuple(hashed[row] for row in range(len(files)))
+
+
+class Tally:
+    """Tells every tenth of a long way, from whichever thread is at work."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total, self._progress = total, progress
+        self._done = self._tenth = 0
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        with self._lock:
+            self._done += size
+            tenth = 10 * self._done // self._total if self._total else 0
+            if tenth <= self._tenth:
+                return
+            self._tenth = tenth
+        self._progress(f"{min(tenth, 10) * 10} % of {readable(self._total)} hashed")
+
+
+def readable(size: int) -> str:
+    """A number of bytes for people."""
+    amount = float(size)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} TiB"
+
+
+def open_unchanging(path: str, name: str) -> UnchangingFile:
+    """Open a plain file that must stay as it is until it is closed; ``name`` is for the messages."""
+    return UnchangingFile(path, name)
+
+
+class UnchangingFile:
+    """A descriptor on a plain file; leaving the context refuses a file that changed since it was opened."""
+
+    def __init__(self, path: str, name: str) -> None:
+        self._name = name
+        try:
+            self.descriptor = os.open(path, _OPEN_FLAGS)
+        except (OSError, ValueError) as error:
+            why = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot read {name!r}: {why}") from None
+        self._before = os.fstat(self.descriptor)
+        if not stat.S_ISREG(self._before.st_mode):
+            os.close(self.descriptor)
+            raise InputError(f"{name!r} is a device or pipe", "a data set is made of plain files")
+
+    @property
+    def size(self) -> int:
+        return self._before.st_size
+
+    def __enter__(self) -> UnchangingFile:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        try:
+            after = os.fstat(self.descriptor)
+        finally:
+            os.close(self.descriptor)
+        # The time of the last change of the inode also moves when another file is renamed over this one.
+        if kind is None and _state(after) != _state(self._before):
+            raise InputError(
+                f"{self._name!r} changed while it was read", "stop what writes to it, and try again"
+            )
+
+    def blocks(self, buffer: bytearray) -> Iterator[memoryview]:
+        """The content, in pieces that lie in ``buffer``.
+
+        Raises
+        ------
+        InputError: the file cannot be read.
+        """
+        view = memoryview(buffer)
+        try:
+            while count := os.readv(self.descriptor, [buffer]):
+                yield view[:count]
+        except OSError as error:
+            raise InputError(f"cannot read {self._name!r}: {error.strerror}") from None
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _hash_file(path: str, name: str, buffer: bytearray, *, md5: bool) -> FileHash:
+    digest = hashlib.sha256()
+    other = hashlib.md5(usedforsecurity=False) if md5 else None
+    size = 0
+    with open_unchanging(path, name) as file:
+        for block in file.blocks(buffer):
+            digest.update(block)
+            if other is not None:
+                other.update(block)
+            size += len(block)
+    return FileHash(name, size, digest.hexdigest(), other.hexdigest() if other else "")
+
+
+def _chunks(files: Sequence[tuple[str, int]]) -> list[list[int]]:
+    """Row numbers in portions of work, the largest files first: no core is left with one at the end."""
+    order = sorted(range(len(files)), key=lambda row: -files[row][1])
+    chunks: list[list[int]] = []
+    room = 0
+    for row in order:
+        size = files[row][1]
+        if not chunks or size > room or len(chunks[-1]) == _CHUNK_FILES:
+            chunks.append([])
+            room = _CHUNK_BYTES
+        chunks[-1].append(row)
+        room -= size
+    return chunks
+
+
+def _walk(root: Path) -> Iterator[tuple[str, int]]:
+    pending = [""]
+    while pending:
+        parent = pending.pop()
+        try:
+            with os.scandir(root / parent) as entries:
+                for entry in entries:
+                    name = f"{parent}{entry.name}"
+                    _require_text(name)
+                    status = entry.stat(follow_symlinks=False)
+                    if stat.S_ISDIR(status.st_mode):
+                        pending.append(f"{name}/")
+                    else:
+                        _require_plain(name, status, root)
+                        yield name, status.st_size
+        except OSError as error:
+            raise InputError(f"cannot list {str(root / parent)!r}: {error.strerror}") from None
+
+
+def _require_text(name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"the file name {os.fsencode(name)!r} is not UTF-8", "rename the file") from None
+
+
+def _require_plain(name: str, status: os.stat_result, root: Path) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        target = os.path.realpath(root / name)
+        inside = target.startswith(f"{root}{os.sep}")
+        where = "" if inside else f" out of the folder, to {target!r}"
+        raise InputError(f"{name!r} is a link{where}", "put the file itself in its place")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{name!r} is a device or pipe", "a data set is made of plain files")
+
+
+class _steady_folders:
+    """Refuse a folder into or out of which files were moved meanwhile."""
+
+    def __init__(self, root: Path, kind: Kind, files: Iterable[tuple[str, int]]) -> None:
+        names = {""} if kind == "folder" else set()
+        if kind == "folder":
+            for name, _ in files:
+                while (cut := name.rfind("/")) > 0 and (name := name[:cut]) not in names:
+                    names.add(name)
+        self._root = root
+        self._names = sorted(names)
+
+    def __enter__(self) -> None:
+        self._before = [self._state(name) for name in self._names]
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        if kind is not None:
+            return
+        for name, before in zip(self._names, self._before, strict=True):
+            if self._state(name) != before:
+                raise InputError(
+                    f"the folder {name or '.'!r} changed while it was read",
+                    "stop what writes to it, and try again",
+                )
+
+    def _state(self, name: str) -> tuple[int, ...]:
+        try:
+            status = (self._root / name).stat(follow_symlinks=False)
+        except OSError as error:
+            raise InputError(f"cannot read the folder {name!r}: {error.strerror}") from None
+        return status.st_dev, status.st_ino, status.st_mtime_ns

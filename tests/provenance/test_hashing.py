@@ -1,0 +1,158 @@
+import hashlib
+import os
+import socket
+import threading
+
+import pytest
+
+from promotion_gate.core.errors import InputError
+from promotion_gate.provenance import hashing
+from promotion_gate.provenance.hashing import hash_tree
+
+
+def test_a_file_has_its_own_digest(tmp_path):
+    (tmp_path / "one").write_bytes(b"x" * 3_000_000)
+    tree = hash_tree(tmp_path / "one", md5=True)
+    (file,) = tree.files
+    assert tree.sha256 == file.sha256 == hashlib.sha256(b"x" * 3_000_000).hexdigest()
+    assert file.md5 == hashlib.md5(b"x" * 3_000_000).hexdigest()
+    assert (file.path, tree.size) == ("one", 3_000_000)
+
+
+def test_every_file_of_a_folder_is_hashed_in_byte_order(signs):
+    (signs / ".hidden").write_text("h")
+    (signs / "empty").touch()
+    tree = hash_tree(signs)
+    there = {path.relative_to(signs).as_posix() for path in signs.rglob("*") if path.is_file()}
+    assert [file.path for file in tree.files] == sorted(there, key=str.encode)
+    for file in tree.files:
+        assert file.sha256 == hashlib.sha256((signs / file.path).read_bytes()).hexdigest()
+
+
+def test_many_files_of_all_sizes_keep_their_digests(tmp_path):
+    contents = {f"{i:04d}": bytes([i % 251]) * (i * 977 % 40_000) for i in range(700)}
+    contents["huge"] = b"h" * 20_000_000
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    lines = []
+    tree = hash_tree(tmp_path, progress=lines.append)
+    assert {f.path: f.sha256 for f in tree.files} == {
+        name: hashlib.sha256(content).hexdigest() for name, content in contents.items()
+    }
+    assert lines[-1].startswith("100 %")
+
+
+def test_the_folder_itself_may_be_reached_by_a_link(signs):
+    (signs.parent / "linked").symlink_to(signs)
+    assert hash_tree(signs.parent / "linked") == hash_tree(signs)
+
+
+def link_out(root):
+    (root / "a b" / "odd").symlink_to("/etc/passwd")
+
+
+def link_inside(root):
+    (root / "a b" / "odd").symlink_to(root / "plain.png")
+
+
+def link_to_folder(root):
+    (root / "a b" / "odd").symlink_to(root)
+
+
+def dangling(root):
+    (root / "a b" / "odd").symlink_to("nowhere")
+
+
+def pipe(root):
+    os.mkfifo(root / "a b" / "odd")
+
+
+def listener(root):
+    os.chdir(root / "a b")
+    with socket.socket(socket.AF_UNIX) as it:
+        it.bind("odd")
+
+
+@pytest.mark.parametrize("plant", [link_out, link_inside, link_to_folder, dangling, pipe, listener])
+def test_what_is_no_plain_file_is_refused_by_name(signs, plant):
+    plant(signs)
+    with pytest.raises(InputError, match=r"'a b/odd' is a (link|device)"):
+        hash_tree(signs)
+
+
+def test_a_name_that_is_no_text_is_refused(signs):
+    (signs / os.fsdecode(b"\xff")).write_text("x")
+    with pytest.raises(InputError, match=r"xff' is not UTF-8"):
+        hash_tree(signs)
+
+
+def test_nothing_is_refused(tmp_path):
+    with pytest.raises(InputError, match="holds no file"):
+        hash_tree(tmp_path)
+    with pytest.raises(InputError, match="No such file"):
+        hash_tree(tmp_path / "missing")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="neither"):
+        hash_tree(tmp_path / "pipe")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_an_unreadable_file_is_named(signs):
+    (signs / "plain.png").chmod(0)
+    with pytest.raises(InputError, match=r"'plain.png': Permission"):
+        hash_tree(signs)
+
+
+def append(path):
+    with path.open("a") as file:
+        file.write("more")
+
+
+def rewrite_in_place(path):
+    """Same size, and the old time of change put back: what a careful forger does."""
+    status = path.stat()
+    path.write_bytes(b"z" * status.st_size)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def rename_over(path):
+    other = path.with_name("other")
+    other.write_bytes(b"z" * path.stat().st_size)
+    other.rename(path)
+
+
+@pytest.mark.parametrize("change", [append, rewrite_in_place, rename_over])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, change):
+    root = tmp_path / "set"
+    root.mkdir()
+    for name in ("a", "b"):
+        (root / name).write_bytes(b"x" * 5_000_000)
+    done = threading.Event()
+    whole = hashing.UnchangingFile.blocks
+
+    def blocks(self, buffer):
+        for block in whole(self, buffer):
+            if not done.is_set() and self._name == "b":
+                done.set()
+                change(root / "b")
+            yield block
+
+    monkeypatch.setattr(hashing.UnchangingFile, "blocks", blocks)
+    with pytest.raises(InputError, match="'b' changed while it was read"):
+        hash_tree(root)
+    assert done.is_set()
+
+
+def test_a_file_that_comes_while_others_are_read_is_noticed(tmp_path, monkeypatch):
+    root = tmp_path / "set"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "a").write_text("a")
+    whole = hashing.UnchangingFile.blocks
+
+    def blocks(self, buffer):
+        (root / "sub" / "late").write_text("late")
+        return whole(self, buffer)
+
+    monkeypatch.setattr(hashing.UnchangingFile, "blocks", blocks)
+    with pytest.raises(InputError, match="the folder 'sub' changed"):
+        hash_tree(root)

@@ -1,0 +1,92 @@
+import os
+
+import pytest
+
+from promotion_gate.cli import main
+from promotion_gate.provenance.dbom import read_dbom
+from promotion_gate.provenance.register import Particulars, add_path
+from promotion_gate.provenance.verify import coverage, verify_local
+
+
+@pytest.fixture
+def check(registered):
+    def check_(name="signs"):
+        dbom = read_dbom(registered)
+        return verify_local(dbom, dbom.entry(name))
+
+    return check_
+
+
+def test_untouched_data_is_verified(check):
+    assert check().verified
+    assert check().differences == []
+
+
+def test_every_difference_is_named(check, signs):
+    (signs / "plain.png").write_text("plain.pnG")
+    (signs / "ü" / "ß").unlink()
+    (signs / "a b" / "added").touch()
+    assert check().differences == ["changed: 'plain.png'", "missing: 'ü/ß'", "extra: 'a b/added'"]
+    assert not check().verified
+
+
+def test_a_link_is_a_problem_and_no_crash(check, signs):
+    (signs / "odd").symlink_to("/etc")
+    assert "'odd' is a link out of the folder" in check().problem
+
+
+def test_a_changed_list_of_files_vouches_for_nothing(check, registered, signs):
+    """Somebody who changes data and list but not the entry must not get through."""
+    sidecar = registered.parent / "dbom.d" / "signs.sha256"
+    sidecar.write_bytes(b"\n".join(sidecar.read_bytes().split(b"\n")[1:]))
+    assert "not the list" in check().problem
+    sidecar.unlink()
+    assert "no such file" in check().problem
+
+
+def test_a_file_with_the_bytes_of_the_list_is_not_the_folder(check, registered, signs):
+    content = (registered.parent / "dbom.d" / "signs.sha256").read_bytes()
+    signs.rename(signs.with_name("away"))
+    signs.write_bytes(content)
+    assert "is a file, and the entry speaks of a folder" in check().problem
+
+
+def test_data_that_is_not_here_is_not_verified(check, signs):
+    signs.rename(signs.with_name("away"))
+    assert "not on this machine" in check().problem
+    assert not check().verified
+
+
+def test_coverage_counts_bytes_and_what_has_no_entry(registered, signs):
+    (registered.parent / "one.npz").write_bytes(b"x")
+    add_path(registered, registered.parent / "one.npz", Particulars("one", "1"))
+    dbom = read_dbom(registered)
+    checks = [verify_local(dbom, entry) for entry in dbom.entries.values()]
+    assert coverage(checks).percent == 100
+    assert coverage(checks, ["train.py:3 torchvision CIFAR10", "x", "x"]).percent == 50
+    (signs / "plain.png").write_text("changed")
+    checks = [verify_local(dbom, entry) for entry in dbom.entries.values()]
+    assert coverage(checks).percent == 50
+    assert coverage([]).percent == 100
+
+
+def test_the_commands(registered, signs, capsys):
+    assert main(["dbom", "verify", "--quiet"]) == 0
+    assert main(["dbom", "coverage", "--min", "100", "--quiet"]) == 0
+    assert "100.0 % (1 of 1" in capsys.readouterr().out
+    (signs / "a b" / "new\nline").write_text("changed")
+    assert main(["dbom", "verify", "signs", "--quiet"]) == 3
+    assert r"changed: 'a b/new\nline'" in capsys.readouterr().out
+    assert main(["dbom", "coverage", "--quiet"]) == 0
+    assert main(["dbom", "coverage", "--min", "0.1", "--quiet"]) == 3
+    assert main(["dbom", "verify", "other", "--quiet"]) == 2
+    os.chdir(signs / "ü")
+    assert main(["dbom", "list"]) == 0
+    assert "signs 1: vetted, 9 files" in capsys.readouterr().out
+    assert main(["dbom", "list", "--json"]) == 0
+    assert main(["dbom", "remove", "signs"]) == 0
+    os.chdir(registered.parent)
+    (registered.parent / "new").write_text("x")
+    assert main(["dbom", "add", "new", "--name", "new", "--version", "1", "--quiet"]) == 0
+    assert main(["dbom", "add", "new", "--name", "new", "--version", "1", "--quiet"]) == 2
+    assert "--replace" in capsys.readouterr().err
