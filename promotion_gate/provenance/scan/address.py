@@ -10,24 +10,81 @@ from urllib.parse import unquote, urlsplit
 from promotion_gate.provenance.scan.entry import HOLE, Answer, Known
 
 SCHEMES = frozenset(
-    "http https ftp ftps sftp s3 s3a s3n gs gcs az azure abfs abfss adl wasb wasbs hdfs webhdfs hf git github"
-    " git+https git+ssh ssh scp dropbox gdrive oss obs cos oci r2 b2 swift kaggle lakefs ipfs".split()
+    [
+        "http",
+        "https",
+        "ftp",
+        "ftps",
+        "sftp",
+        "s3",
+        "s3a",
+        "s3n",
+        "gs",
+        "gcs",
+        "az",
+        "azure",
+        "abfs",
+        "abfss",
+        "adl",
+        "wasb",
+        "wasbs",
+        "hdfs",
+        "webhdfs",
+        "hf",
+        "git",
+        "github",
+        "git+https",
+        "git+ssh",
+        "ssh",
+        "scp",
+        "dropbox",
+        "gdrive",
+        "oss",
+        "obs",
+        "cos",
+        "oci",
+        "r2",
+        "b2",
+        "swift",
+        "kaggle",
+        "lakefs",
+        "ipfs",
+    ]
 )
 FLOATING_WORDS = frozenset(
-    "latest main master head nightly dev develop trunk stable current default production staging".split()
+    [
+        "latest",
+        "main",
+        "master",
+        "head",
+        "nightly",
+        "dev",
+        "develop",
+        "trunk",
+        "stable",
+        "current",
+        "default",
+        "production",
+        "staging",
+    ]
 )
 _SCHEME = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 _COMMIT = re.compile(r"(?<![0-9a-f])[0-9a-f]{40}(?:[0-9a-f]{24})?(?![0-9a-f])")
-_VERSION = re.compile(r"(?:^|[/_=@-])v?\d+\.\d+(?:\.\d+)*(?=$|[/._&-])|(?:^|/)v\d+(?=/)|/versions?/\d+|/releases?/download/", re.I)
+_VERSION = re.compile(
+    r"(?:^|[/_=@-])v?\d+\.\d+(?:\.\d+)*(?=$|[/._&-])|(?:^|/)v\d+(?=/)|/versions?/\d+|/releases?/download/",
+    re.I,
+)
 _VERSION_QUERY = re.compile(r"[?&](?:versionId|generation|sha256|checksum|rev|version)=[^&]+", re.I)
 _LOCAL_HOSTS = re.compile(r"localhost|127(?:\.\d+){3}|::1|0\.0\.0\.0|host\.docker\.internal")
-_PRIVATE_HOSTS = re.compile(r"10(?:\.\d+){3}|192\.168(?:\.\d+){2}|172\.(?:1[6-9]|2\d|3[01])(?:\.\d+){2}|.*\.(?:internal|local|lan|corp|svc)|[^.]+")
+_PRIVATE_HOSTS = re.compile(
+    r"10(?:\.\d+){3}|192\.168(?:\.\d+){2}|172\.(?:1[6-9]|2\d|3[01])(?:\.\d+){2}"
+    r"|.*\.(?:internal|local|lan|corp|svc)|[^.]+"
+)
 
 
 def unchained(address: str) -> str:
     """The address inside fsspec's chains (``simplecache::https://…``) and WebDataset's pipes."""
-    inner = address.strip().rpartition("::")[2] if "://" in address.rpartition("::")[2] else address.strip()
-    return inner
+    return address.strip().rpartition("::")[2] if "://" in address.rpartition("::")[2] else address.strip()
 
 
 def scheme(address: str) -> str:
@@ -136,7 +193,7 @@ def normal(address: str) -> tuple[str, str, str, str]:
 
 
 def within(address: str, place: str) -> bool:
-    """Whether ``address`` is ``place`` or lies under it. A run-time part counts as lying under what precedes it."""
+    """Whether ``address`` is ``place`` or lies under it; a run-time part lies under what precedes it."""
     kind, name, path, query = normal(address)
     of_kind, of_name, of_path, of_query = normal(place)
     if (kind, name) != (of_kind, of_name) or not name or HOLE in name:

@@ -16,12 +16,32 @@ from promotion_gate.provenance.scan.address import (
     pin_of_revision,
 )
 from promotion_gate.provenance.scan.entry import HOLE, UNTOLD, Answer, Entry, Known
-from promotion_gate.provenance.scan.names import Scope, fold, items, named_like_address
+from promotion_gate.provenance.scan.names import fold, items, named_like_address
+from promotion_gate.provenance.scan.scopes import Scope
 from promotion_gate.provenance.scan.sources import UNNAMED, Loader, Sources
 
-_METHODS = frozenset("GET HEAD POST PUT PATCH DELETE OPTIONS get head post put patch delete options".split())
+_METHODS = frozenset(
+    [
+        "GET",
+        "HEAD",
+        "POST",
+        "PUT",
+        "PATCH",
+        "DELETE",
+        "OPTIONS",
+        "get",
+        "head",
+        "post",
+        "put",
+        "patch",
+        "delete",
+        "options",
+    ]
+)
 _WRITING = re.compile(r"[wax]b\+?|[wax]\+?b?")
-_CHECKING = frozenset({"sha256", "sha512", "sha384", "md5", "file_digest", "compare_digest", "blake2b", "sha1"})
+_CHECKING = frozenset(
+    {"sha256", "sha512", "sha384", "md5", "file_digest", "compare_digest", "blake2b", "sha1"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +79,9 @@ class Call:
     @property
     def open_ended(self) -> bool:
         """Whether arguments may be given that cannot be seen: ``*args``, ``**options``."""
-        return any(k.arg is None for k in self.node.keywords) or any(isinstance(a, ast.Starred) for a in self.args)
+        return any(k.arg is None for k in self.node.keywords) or any(
+            isinstance(a, ast.Starred) for a in self.args
+        )
 
 
 def called_entry(call: Call, dotted: str, rule: Loader, sources: Sources) -> Entry | None:
@@ -87,7 +109,16 @@ def called_entry(call: Call, dotted: str, rule: Loader, sources: Sources) -> Ent
     if hashed.known is Known.YES and pinned.known is not Known.YES:
         pinned = Answer(Known.YES, "the hash it is checked against")
     home = rule.home.replace("{name}", _bare(name, rule)) if rule.home and name and HOLE not in name else ""
-    return _entry(dotted, rule, dataset=_bare(name, rule), url=url, home=home, pinned=pinned, hashed=hashed, context=context)
+    return _entry(
+        dotted,
+        rule,
+        dataset=_bare(name, rule),
+        url=url,
+        home=home,
+        pinned=pinned,
+        hashed=hashed,
+        context=context,
+    )
 
 
 def handed_on(dotted: str, rule: Loader, how: str) -> Entry:
@@ -182,7 +213,9 @@ def _first_remote(call: Call, places: Sequence[str]) -> str:
 
 
 def _is_packaged(name: str, rule: Loader) -> bool:
-    return name in rule.packaged or name.startswith((".", "/", "~")) or name.endswith((".py", ".csv", ".json"))
+    return (
+        name in rule.packaged or name.startswith((".", "/", "~")) or name.endswith((".py", ".csv", ".json"))
+    )
 
 
 def _has_option(call: Call, option: str) -> bool:
@@ -279,7 +312,9 @@ def _why_data(call: Call, rule: Loader, url: str, sources: Sources) -> str:
         return "a file is written in the same function"
     if rule.when == "sink" or is_local_host(url):
         return ""
-    if any(k.arg == "stream" and isinstance(k.value, ast.Constant) and k.value.value for k in call.node.keywords):
+    if any(
+        k.arg == "stream" and isinstance(k.value, ast.Constant) and k.value.value for k in call.node.keywords
+    ):
         return "the answer is streamed"
     if is_remote(url) and has_suffix(url, sources.data_suffixes):
         return "the address ends like data"
@@ -295,7 +330,7 @@ def _method(call: Call) -> str:
 
 
 def _used_names(around: ast.AST, module: ast.AST) -> frozenset[str]:
-    """What a function, or a module outside its functions, calls or names; ``open:write`` for a file it writes."""
+    """What a function, or a module outside its functions, names; ``open:write`` for a file it writes."""
     cached: frozenset[str] | None = getattr(around, "_promotion_gate_names", None)
     if cached is not None:
         return cached
@@ -322,4 +357,7 @@ def _opens_for_writing(node: ast.Call) -> bool:
     if name != "open":
         return False
     modes = [*node.args[:2], *(k.value for k in node.keywords if k.arg == "mode")]
-    return any(isinstance(m, ast.Constant) and isinstance(m.value, str) and _WRITING.fullmatch(m.value) for m in modes)
+    return any(
+        isinstance(m, ast.Constant) and isinstance(m.value, str) and _WRITING.fullmatch(m.value)
+        for m in modes
+    )

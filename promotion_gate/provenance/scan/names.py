@@ -1,7 +1,4 @@
-"""What a name in Python stands for, as far as it can be told without running anything.
-
-Flow-insensitive on purpose: a name that is a data loader on any path is taken for one.
-"""
+"""What a name in Python stands for, as far as it can be told without running anything."""
 
 from __future__ import annotations
 
@@ -9,212 +6,23 @@ import ast
 import builtins
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 from urllib.parse import urljoin
 
 from promotion_gate.provenance.scan.address import is_remote
 from promotion_gate.provenance.scan.entry import HOLE
+from promotion_gate.provenance.scan.scopes import Binding, Scope, comprehension_scope
 from promotion_gate.provenance.scan.sources import UNNAMED
 
-Function = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 _DEPTH = 24
 _MAX_TEXT = 4000
 _MAX_ITEMS = 64
 _KEPT = {"strip", "rstrip", "lstrip", "lower", "removesuffix", "encode", "decode", "as_posix", "__str__"}
-_URL_WORD = re.compile(r"(?i)(?:^|_|[a-z](?=[A-Z]))(?:url|uri|href|link|remote|endpoint|http)s?(?:$|_|\d)|(?:Url|URL|Uri|URI)s?$")
-
-
-@dataclass(slots=True)
-class Scope:
-    """The names of a module, class body, function or comprehension, and the scope around it."""
-
-    parent: Scope | None
-    node: ast.AST
-    module: Module
-    names: dict[str, list[Binding]] = field(default_factory=dict)
-    is_class: bool = False
-
-    def bind(self, name: str, binding: Binding) -> None:
-        self.names.setdefault(name, []).append(binding)
-
-    def lookup(self, name: str) -> list[Binding] | None:
-        """What the name is bound to in the nearest scope that binds it."""
-        scope: Scope | None = self
-        first = True
-        while scope is not None:
-            if (first or not scope.is_class) and name in scope.names:
-                return scope.names[name]
-            scope, first = scope.parent, False
-        return None
-
-
-@dataclass(frozen=True, slots=True)
-class Binding:
-    """One thing that a name is bound to: a module or member (``dotted``), or an expression with a suffix."""
-
-    dotted: str = ""
-    expr: ast.expr | None = None
-    suffix: str = ""
-    scope: Scope | None = None
-    default_only: bool = False
-
-
-OPAQUE = Binding()
-"""Bound to something of which nothing is known: a parameter, a local function or class."""
-
-
-class Module:
-    """The names of a whole file: star imports and attributes of ``self`` besides."""
-
-    def __init__(self, tree: ast.Module, known: Callable[[str], bool]) -> None:
-        self.known = known
-        self.stars: list[str] = []
-        self.attributes: dict[str, list[Binding]] = {}
-        # By the identity of an expression of the tree, which lives as long as this. Filled in before the answer
-        # is known, so that what refers to itself ends.
-        self.resolved: dict[int, str | None] = {}
-        self.folded: dict[tuple[int, str], tuple[str, ...]] = {}
-        self.top = Scope(None, tree, self)
-        collect(self.top, tree.body)
-
-
-def function_scope(node: Function, parent: Scope) -> Scope:
-    """The scope of a function: its parameters hide what they are named like."""
-    scope = Scope(parent, node, parent.module)
-    args = node.args
-    positional = [*args.posonlyargs, *args.args]
-    defaults: list[ast.expr | None] = [None] * (len(positional) - len(args.defaults)) + list(args.defaults)
-    for arg, default in [*zip(positional, defaults, strict=True), *zip(args.kwonlyargs, args.kw_defaults, strict=True)]:
-        scope.bind(arg.arg, Binding(expr=default, scope=parent, default_only=True) if default is not None else OPAQUE)
-    for rest in (args.vararg, args.kwarg):
-        if rest is not None:
-            scope.bind(rest.arg, OPAQUE)
-    if isinstance(node, ast.Lambda):
-        collect(scope, [ast.Expr(node.body)])
-    else:
-        collect(scope, node.body)
-    return scope
-
-
-def class_scope(node: ast.ClassDef, parent: Scope) -> Scope:
-    """The scope of a class body, whose names its methods see through ``self``."""
-    scope = Scope(parent, node, parent.module, is_class=True)
-    collect(scope, node.body)
-    for name, bindings in scope.names.items():
-        for of in ("self", "cls", node.name):
-            parent.module.attributes.setdefault(f"{of}.{name}", []).extend(bindings)
-    return scope
-
-
-def comprehension_scope(generators: Sequence[ast.comprehension], node: ast.AST, parent: Scope) -> Scope:
-    """The scope of a comprehension."""
-    scope = Scope(parent, node, parent.module)
-    for generator in generators:
-        _bind_target(scope, generator.target, generator.iter, "[]")
-    return scope
-
-
-def collect(scope: Scope, body: Sequence[ast.AST]) -> None:
-    """Bind what these statements bind, those of inner functions and classes left out."""
-    stack: list[ast.AST] = list(body)
-    while stack:
-        node = stack.pop()
-        kind = type(node)
-        if kind in _HIDDEN:
-            if kind is ast.FunctionDef or kind is ast.AsyncFunctionDef or kind is ast.ClassDef:
-                scope.bind(node.name, OPAQUE)  # type: ignore[attr-defined]
-            continue
-        if kind in _BINDERS:
-            _BINDERS[kind](scope, node)
-        if kind is ast.Constant or kind is ast.Name:
-            continue
-        for name in node._fields:
-            value = getattr(node, name, None)
-            if type(value) is list:
-                stack.extend(v for v in value if isinstance(v, ast.AST))
-            elif isinstance(value, ast.AST):
-                stack.append(value)
-
-
-def _imported(scope: Scope, node: ast.Import) -> None:
-    for alias in node.names:
-        if alias.asname:
-            scope.bind(alias.asname, Binding(alias.name))
-        else:
-            root = alias.name.partition(".")[0]
-            scope.bind(root, Binding(root))
-
-
-def _imported_from(scope: Scope, node: ast.ImportFrom) -> None:
-    module = "." * node.level + (node.module or "")
-    for alias in node.names:
-        if alias.name == "*":
-            scope.module.stars.append(module)
-        else:
-            scope.bind(alias.asname or alias.name, Binding(f"{module}.{alias.name}"))
-
-
-def _assigned(scope: Scope, node: ast.Assign) -> None:
-    for target in node.targets:
-        _bind_target(scope, target, node.value)
-
-
-def _annotated(scope: Scope, node: ast.AnnAssign | ast.NamedExpr) -> None:
-    if node.value is not None:
-        _bind_target(scope, node.target, node.value)
-
-
-def _looped(scope: Scope, node: ast.For | ast.AsyncFor) -> None:
-    _bind_target(scope, node.target, node.iter, "[]")
-
-
-def _managed(scope: Scope, node: ast.With | ast.AsyncWith) -> None:
-    for item in node.items:
-        if item.optional_vars is not None:
-            _bind_target(scope, item.optional_vars, item.context_expr)
-
-
-def _named_error(scope: Scope, node: ast.ExceptHandler) -> None:
-    if node.name:
-        scope.bind(node.name, OPAQUE)
-
-
-_BINDERS: dict[type[ast.AST], Any] = {
-    ast.Import: _imported,
-    ast.ImportFrom: _imported_from,
-    ast.Assign: _assigned,
-    ast.AnnAssign: _annotated,
-    ast.NamedExpr: _annotated,
-    ast.For: _looped,
-    ast.AsyncFor: _looped,
-    ast.With: _managed,
-    ast.AsyncWith: _managed,
-    ast.ExceptHandler: _named_error,
-}
-_HIDDEN = frozenset(
-    {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp}
+_URL_WORD = re.compile(
+    r"(?i)(?:^|_|[a-z](?=[A-Z]))(?:url|uri|href|link|remote|endpoint|http)s?(?:$|_|\d)|(?:Url|URL|Uri|URI)s?$"
 )
-
-
-def _bind_target(scope: Scope, target: ast.expr, value: ast.expr, suffix: str = "") -> None:
-    if isinstance(target, ast.Name):
-        scope.bind(target.id, Binding(expr=value, suffix=suffix, scope=scope))
-    elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
-        binding = Binding(expr=value, suffix=suffix, scope=scope)
-        scope.module.attributes.setdefault(f"{target.value.id}.{target.attr}", []).append(binding)
-    elif isinstance(target, ast.Starred):
-        _bind_target(scope, target.value, value, suffix)
-    elif isinstance(target, ast.Tuple | ast.List):
-        values = value.elts if isinstance(value, ast.Tuple | ast.List) and not suffix else None
-        if values is not None and len(values) == len(target.elts):
-            for part, of in zip(target.elts, values, strict=True):
-                _bind_target(scope, part, of)
-        else:
-            for part in target.elts:
-                _bind_target(scope, part, value, suffix + "[]")
 
 
 def resolve(node: ast.expr, scope: Scope, depth: int = 0) -> str | None:
@@ -287,9 +95,16 @@ def _resolve_call(node: ast.Call, scope: Scope, depth: int) -> str | None:
         name = fold(args[0], scope, depth + 1)
         if not name or HOLE in name:
             return None
-        whole = function == "importlib.import_module" or len(args) > 3 or any(k.arg == "fromlist" for k in node.keywords)
+        whole = (
+            function == "importlib.import_module"
+            or len(args) > 3
+            or any(k.arg == "fromlist" for k in node.keywords)
+        )
         return _imported_name(name, whole)
-    if function in ("functools.partial", "functools.lru_cache()", "functools.cache", "functools.wraps()") and args:
+    if (
+        function in ("functools.partial", "functools.lru_cache()", "functools.cache", "functools.wraps()")
+        and args
+    ):
         return resolve(args[0], scope, depth + 1)
     return f"{function}()"
 
@@ -312,7 +127,7 @@ def _resolve_item(node: ast.Subscript, scope: Scope, depth: int) -> str | None:
 
 
 def fold(node: ast.AST | None, scope: Scope, depth: int = 0) -> str | None:
-    """The text an expression comes to, with :data:`HOLE` for parts that are not known; None for no text at all."""
+    """The text of an expression, :data:`HOLE` for what is not known of it; None for no text at all."""
     if node is None or depth > _DEPTH:
         return None
     text = _fold(node, scope, depth)
@@ -415,7 +230,11 @@ def _fold_item(node: ast.Subscript, scope: Scope, depth: int) -> str | None:
                     and (text := fold(v, binding.scope, depth)) is not None
                 ]
                 return _preferred(texts)
-            if isinstance(binding.expr, ast.List | ast.Tuple) and binding.scope is not None and not binding.suffix:
+            if (
+                isinstance(binding.expr, ast.List | ast.Tuple)
+                and binding.scope is not None
+                and not binding.suffix
+            ):
                 return _preferred(list(items(binding.expr, binding.scope, depth)))
     return None
 
@@ -426,7 +245,9 @@ def _fold_call(node: ast.Call, scope: Scope, depth: int) -> str | None:
     if isinstance(function, ast.Attribute):
         if function.attr == "format":
             return _fold_format(function.value, args, node.keywords, scope, depth)
-        if function.attr in _KEPT or (function.attr in ("replace", "joinpath") and not resolve(function, scope, depth)):
+        if function.attr in _KEPT or (
+            function.attr in ("replace", "joinpath") and not resolve(function, scope, depth)
+        ):
             text = fold(function.value, scope, depth)
             if text is not None and function.attr == "joinpath":
                 return posixpath.join(text, *(arg or HOLE for arg in args))
@@ -436,7 +257,16 @@ def _fold_call(node: ast.Call, scope: Scope, depth: int) -> str | None:
             return separator.join(items(node.args[0], scope, depth, holes=True)) or None
     dotted = resolve(function, scope, depth)
     name = function.id if isinstance(function, ast.Name) else dotted
-    if name in ("str", "pathlib.Path", "Path", "pathlib.PurePosixPath", "urllib.parse.unquote", "os.fspath", "yarl.URL", "httpx.URL"):
+    if name in (
+        "str",
+        "pathlib.Path",
+        "Path",
+        "pathlib.PurePosixPath",
+        "urllib.parse.unquote",
+        "os.fspath",
+        "yarl.URL",
+        "httpx.URL",
+    ):
         return args[0] if args else None
     if dotted in ("os.path.join", "posixpath.join") and args:
         return posixpath.join(*(arg or HOLE for arg in args))
@@ -448,7 +278,11 @@ def _fold_call(node: ast.Call, scope: Scope, depth: int) -> str | None:
     if dotted in ("os.environ.get", "os.getenv") and len(args) > 1:
         return args[1]
     if dotted in ("urllib.request.Request",):
-        return args[0] if args else next((fold(k.value, scope, depth) for k in node.keywords if k.arg == "url"), None)
+        return (
+            args[0]
+            if args
+            else next((fold(k.value, scope, depth) for k in node.keywords if k.arg == "url"), None)
+        )
     return None
 
 

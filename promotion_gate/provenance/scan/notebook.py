@@ -30,11 +30,13 @@ class NotebookScan:
 
 
 def scan_notebook(text: str, sources: Sources) -> NotebookScan:
-    """Every place in a notebook where data enters, at the line of the file; the cell is told in ``context``."""
+    """Every place in a notebook where data enters, by the line of the file; ``context`` tells the cell."""
     try:
         notebook = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return NotebookScan([Unreadable(getattr(error, "lineno", 1), f"no notebook: no valid JSON ({error})"[:200])], {})
+        return NotebookScan(
+            [Unreadable(getattr(error, "lineno", 1), f"no notebook: no valid JSON ({error})"[:200])], {}
+        )
     cells = _code_cells(notebook)
     if cells is None:
         return NotebookScan([Unreadable(1, "no notebook: it has no list of cells")], {})
@@ -57,7 +59,9 @@ def _code_cells(notebook: Any) -> list[tuple[int, str]] | None:
         return None
     cells = notebook.get("cells")
     if cells is None and isinstance(notebook.get("worksheets"), list):  # nbformat 3
-        cells = [c for sheet in notebook["worksheets"] if isinstance(sheet, dict) for c in sheet.get("cells", ())]
+        cells = [
+            c for sheet in notebook["worksheets"] if isinstance(sheet, dict) for c in sheet.get("cells", ())
+        ]
     if not isinstance(cells, list):
         return None
     found = []
@@ -72,7 +76,7 @@ def _code_cells(notebook: Any) -> list[tuple[int, str]] | None:
 
 
 def _placed(cells: Sequence[tuple[int, str]], text: str) -> Iterator[_Cell]:
-    """Cells with the lines of the file that their lines stand on: those of the JSON strings that hold them."""
+    """Cells with the lines of the file that their lines stand on."""
     position, line = 0, 1
     for number, source in cells:
         lines, numbers = source.split("\n"), []

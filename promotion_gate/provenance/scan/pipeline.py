@@ -24,8 +24,22 @@ from promotion_gate.provenance.scan.python import scan_python
 from promotion_gate.provenance.scan.shell import scan_shell
 from promotion_gate.provenance.scan.sources import Sources
 
-_PROSE = frozenset("description name title summary message comment about help doc label caption".split())
-_CODE = frozenset("source code script".split())
+_PROSE = frozenset(
+    [
+        "description",
+        "name",
+        "title",
+        "summary",
+        "message",
+        "comment",
+        "about",
+        "help",
+        "doc",
+        "label",
+        "caption",
+    ]
+)
+_CODE = frozenset(["source", "code", "script"])
 _WEB = frozenset({"http", "https", "ftp", "ftps"})
 _MAX_SCALARS = 200_000
 _EXPRESSION = re.compile(r"\$\{\{.*?\}\}|\{\{.*?\}\}")
@@ -92,7 +106,11 @@ def read_yaml(text: str) -> Document:
     for number, event in enumerate(yaml.parse(text, Loader=loader)):
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
             path = stack[-1].path_of_child() if stack else ()
-            stack.append(_Frame(isinstance(event, yaml.MappingStartEvent), path, number, stack[-1].ident if stack else 0))
+            stack.append(
+                _Frame(
+                    isinstance(event, yaml.MappingStartEvent), path, number, stack[-1].ident if stack else 0
+                )
+            )
         elif isinstance(event, yaml.MappingEndEvent | yaml.SequenceEndEvent):
             frame = stack.pop()
             if not frame.mapping and frame.items and frame.only_texts:
@@ -106,7 +124,9 @@ def read_yaml(text: str) -> Document:
                 raise ValueError("too many texts")
             frame_path = stack[-1].path_of_child() if stack else ()
             mark = event.start_mark
-            scalar = Scalar(event.value, mark.line + 1, mark.column + 1, frame_path, event.style in ("|", ">"))
+            scalar = Scalar(
+                event.value, mark.line + 1, mark.column + 1, frame_path, event.style in ("|", ">")
+            )
             if not stack or not stack[-1].awaits_key:
                 document.scalars.append(scalar)
             if stack:
@@ -139,7 +159,9 @@ class _Frame:
 
 
 def _scan_document(document: Document, sources: Sources) -> Iterator[Entry | Unreadable]:
-    variables = {s.path[-1]: s.text for s in document.scalars if s.path and re.fullmatch(r"[A-Z]\w*", s.path[-1])}
+    variables = {
+        s.path[-1]: s.text for s in document.scalars if s.path and re.fullmatch(r"[A-Z]\w*", s.path[-1])
+    }
     argv_items: set[int] = set()
     for listing in _command_lines(document):
         found = list(_scan_argv(listing, sources))
@@ -174,7 +196,9 @@ def _scan_argv(items: Sequence[Scalar], sources: Sources) -> Iterator[Entry]:
     for entry in scan_shell(line, sources):
         if isinstance(entry, Entry):
             first = items[0]
-            yield replace(entry, line=first.line, end_line=items[-1].line, column=first.column, code=line[:300])
+            yield replace(
+                entry, line=first.line, end_line=items[-1].line, column=first.column, code=line[:300]
+            )
 
 
 def _scan_scalar(scalar: Scalar, sources: Sources, variables: dict[str, str]) -> Iterator[Entry]:
@@ -213,10 +237,20 @@ def _address(scalar: Scalar, sources: Sources) -> Iterator[Entry]:
     named = any(re.search(r"(?i)data|train|corpus|input", key) for key in scalar.path[-2:])
     if scheme(text) in _WEB and not data:
         return
-    if scheme(text) in ("git", "ssh", "git+https", "git+ssh", "oci") or (scheme(text) == "github" and not named):
+    if scheme(text) in ("git", "ssh", "git+https", "git+ssh", "oci") or (
+        scheme(text) == "github" and not named
+    ):
         return
     yield Entry(
-        scalar.line, scalar.column, scalar.line, ".".join(scalar.path[-2:]) or "text", sources.yaml_family, "download",
-        text[:300], url=text, pinned=pin_of_address(text), hashed=Answer(Known.NO, "no hash is checked"),
+        scalar.line,
+        scalar.column,
+        scalar.line,
+        ".".join(scalar.path[-2:]) or "text",
+        sources.yaml_family,
+        "download",
+        text[:300],
+        url=text,
+        pinned=pin_of_address(text),
+        hashed=Answer(Known.NO, "no hash is checked"),
         context="an address that is given as an input",
-    )  # fmt: skip
+    )

@@ -11,24 +11,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from promotion_gate.provenance.scan import shell
-from promotion_gate.provenance.scan.address import is_remote
 from promotion_gate.provenance.scan.call import Call, called_entry, handed_on
 from promotion_gate.provenance.scan.entry import HOLE, Entry, Unreadable
-from promotion_gate.provenance.scan.names import (
+from promotion_gate.provenance.scan.names import fold, items, resolve
+from promotion_gate.provenance.scan.scopes import (
     Module,
     Scope,
     class_scope,
     comprehension_scope,
-    fold,
     function_scope,
-    items,
-    resolve,
 )
 from promotion_gate.provenance.scan.sources import Sources
 
 _NESTED = 3
-Place = tuple[ast.expr, Scope, ast.AST]
-"""An expression, its scope, and the function or module around it."""
+Stack = list[tuple[ast.AST, Scope, ast.AST]]
+"""Nodes to look at, each with its scope and the function or module around it."""
 
 
 def scan_python(source: str, sources: Sources, *, nested: int = 0) -> list[Entry | Unreadable]:
@@ -71,7 +68,9 @@ class _Scan:
         self.lines: list[bytes] | None = None
         self.module = Module(tree, lambda dotted: sources.loader(sources.canonical(dotted)) is not None)
         self.calls: list[tuple[ast.Call, Scope, ast.AST]] = []
-        self.references: list[tuple[ast.expr, Scope, str, bool]] = []  # with an alias, and whether it is a base
+        self.references: list[
+            tuple[ast.expr, Scope, str, bool]
+        ] = []  # with an alias, and whether it is a base
         self.imports: list[tuple[ast.ImportFrom, ast.alias]] = []
         self.loaded: set[str] = set()
         self.called_names: set[str] = set()
@@ -89,7 +88,11 @@ class _Scan:
                 continue
             dotted = resolve(expr, scope)
             rule = self.sources.loader(self.sources.canonical(dotted)) if dotted else None
-            if dotted and rule and (rule.when == "always" or (is_base and rule.when == "url" and rule.kind != "table")):
+            if (
+                dotted
+                and rule
+                and (rule.when == "always" or (is_base and rule.when == "url" and rule.kind != "table"))
+            ):
                 how = "a class is derived from it" if is_base else "handed on without being called here"
                 yield self._positioned(handed_on(self.sources.canonical(dotted), rule, how), expr)
         yield from self._unused_imports()
@@ -115,12 +118,6 @@ class _Scan:
             yield from self._inner_python(node, scope)
         elif dotted in self.sources.shell_calls:
             yield from self._inner_shell(node, scope)
-        elif dotted in ("builtins.isinstance", "isinstance"):
-            return
-        yield from self._mapped(node, scope, around, handled)
-
-    def _mapped(self, node: ast.Call, scope: Scope, around: ast.AST, handled: set[int]) -> Iterator[Entry]:
-        yield from ()
 
     def _inner_python(self, node: ast.Call, scope: Scope) -> Iterator[Entry]:
         text = fold(node.args[0], scope) if node.args else None
@@ -169,7 +166,7 @@ class _Scan:
     # The survey: one walk that makes the scopes and remembers what to ask of them.
 
     def _survey(self, tree: ast.Module) -> None:
-        stack: list[tuple[ast.AST, Scope, ast.AST]] = [(n, self.module.top, tree) for n in tree.body]
+        stack: Stack = [(n, self.module.top, tree) for n in tree.body]
         while stack:
             node, scope, around = stack.pop()
             kind = type(node)
@@ -193,7 +190,7 @@ class _Scan:
             else:
                 _push_children(node, scope, around, stack)
 
-    def _survey_call(self, node: ast.Call, scope: Scope, around: ast.AST, stack: list[tuple[ast.AST, Scope, ast.AST]]) -> None:
+    def _survey_call(self, node: ast.Call, scope: Scope, around: ast.AST, stack: Stack) -> None:
         self.calls.append((node, scope, around))
         args: Sequence[ast.expr] = node.args
         if isinstance(node.func, ast.Name):
@@ -209,13 +206,13 @@ class _Scan:
             self.loaded.add(node.id)
             self.references.append((node, scope, "", False))
 
-    def _survey_alias(self, node: ast.Assign, scope: Scope, around: ast.AST, stack: list[tuple[ast.AST, Scope, ast.AST]]) -> None:
+    def _survey_alias(self, node: ast.Assign, scope: Scope, around: ast.AST, stack: Stack) -> None:
         target = node.targets[0]
         alias = target.id if isinstance(target, ast.Name) else ""
         self.references.append((node.value, scope, alias, False))
         _push_inner(node.value, scope, around, stack, self.loaded)
 
-    def _survey_scope(self, node: ast.AST, scope: Scope, around: ast.AST, stack: list[tuple[ast.AST, Scope, ast.AST]]) -> None:
+    def _survey_scope(self, node: ast.AST, scope: Scope, around: ast.AST, stack: Stack) -> None:
         if isinstance(node, ast.ClassDef):
             for base in node.bases:
                 self.references.append((base, scope, "", True))
@@ -239,11 +236,20 @@ class _Scan:
 
 
 _SCOPED = frozenset(
-    {ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp}
+    {
+        ast.ClassDef,
+        ast.FunctionDef,
+        ast.AsyncFunctionDef,
+        ast.Lambda,
+        ast.ListComp,
+        ast.SetComp,
+        ast.DictComp,
+        ast.GeneratorExp,
+    }
 )
 
 
-def _push_children(node: ast.AST, scope: Scope, around: ast.AST, stack: list[tuple[ast.AST, Scope, ast.AST]]) -> None:
+def _push_children(node: ast.AST, scope: Scope, around: ast.AST, stack: Stack) -> None:
     for name in node._fields:
         value = getattr(node, name, None)
         if type(value) is list:
@@ -253,7 +259,11 @@ def _push_children(node: ast.AST, scope: Scope, around: ast.AST, stack: list[tup
 
 
 def _push_inner(
-    node: ast.expr, scope: Scope, around: ast.AST, stack: list[tuple[ast.AST, Scope, ast.AST]], loaded: set[str]
+    node: ast.expr,
+    scope: Scope,
+    around: ast.AST,
+    stack: Stack,
+    loaded: set[str],
 ) -> None:
     """Push what stands inside a chain of attributes, whose links are no references of their own."""
     while isinstance(node, ast.Attribute):
@@ -282,6 +292,3 @@ def _command_line(node: ast.Call, scope: Scope) -> str:
     if text and " " not in text and len(node.args) > 1:
         return shlex.join([text, *(fold(arg, scope) or HOLE for arg in node.args[1:])])
     return text or ""
-
-
-__all__ = ["decode", "is_remote", "scan_python"]

@@ -107,9 +107,17 @@ def _add(text: str, line: int, column: int, variables: dict[str, str], sources: 
         if hashed.known is Known.YES and pinned.known is not Known.YES:
             pinned = Answer(Known.YES, "the hash it is checked against")
         yield Entry(
-            line, column, line, "ADD", sources.dockerfile.family, "download", " ".join(text.split())[:300],
-            url=source, pinned=pinned, hashed=hashed,
-        )  # fmt: skip
+            line,
+            column,
+            line,
+            "ADD",
+            sources.dockerfile.family,
+            "download",
+            " ".join(text.split())[:300],
+            url=source,
+            pinned=pinned,
+            hashed=hashed,
+        )
 
 
 def scan_makefile(text: str, sources: Sources) -> list[Entry | Unreadable]:
@@ -153,7 +161,9 @@ def scan_jenkinsfile(text: str, sources: Sources) -> list[Entry | Unreadable]:
     found: list[Entry | Unreadable] = []
     for match in re.finditer(r"\bsh\b[\s(]*(?:script:\s*)?('''|\"\"\"|'|\")(.*?)(?<!\\)\1", text, re.DOTALL):
         offset = text.count("\n", 0, match.start(2))
-        for entry in scan_shell(match[2], sources):
-            if isinstance(entry, Entry):
-                found.append(replace(entry, line=entry.line + offset, end_line=entry.end_line + offset))
+        found += [
+            replace(entry, line=entry.line + offset, end_line=entry.end_line + offset)
+            for entry in scan_shell(match[2], sources)
+            if isinstance(entry, Entry)
+        ]
     return found

@@ -1,7 +1,8 @@
-"""Where data enters in shell text: scripts, and the shell in recipes, pipelines, notebooks and ``subprocess`` calls."""
+"""Where data enters in shell text: scripts, recipes, pipelines, notebooks and ``subprocess`` calls."""
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from bisect import bisect_right
@@ -18,17 +19,61 @@ from promotion_gate.provenance.scan.address import (
 )
 from promotion_gate.provenance.scan.entry import HOLE, Answer, Entry, Known, Unreadable
 from promotion_gate.provenance.scan.sources import CommandRule, Sources
-from promotion_gate.provenance.scan.words import Simple, Word, line_starts, simple_commands, without_assignments
+from promotion_gate.provenance.scan.words import (
+    Simple,
+    Word,
+    line_starts,
+    simple_commands,
+    without_assignments,
+)
 
 _NESTED = 3
-_RESERVED = frozenset("if then else elif do while until ! { } time case for coproc in".split())
-_CARRIERS = frozenset(
-    "sudo doas env nohup exec command builtin timeout nice ionice xargs parallel stdbuf setsid chroot unbuffer retry run".split()
+_RESERVED = frozenset(
+    [
+        "if",
+        "then",
+        "else",
+        "elif",
+        "do",
+        "while",
+        "until",
+        "!",
+        "{",
+        "}",
+        "time",
+        "case",
+        "for",
+        "coproc",
+        "in",
+    ]
 )
-_SHELLS = frozenset("sh bash dash zsh ksh ash busybox".split())
+_CARRIERS = frozenset(
+    [
+        "sudo",
+        "doas",
+        "env",
+        "nohup",
+        "exec",
+        "command",
+        "builtin",
+        "timeout",
+        "nice",
+        "ionice",
+        "xargs",
+        "parallel",
+        "stdbuf",
+        "setsid",
+        "chroot",
+        "unbuffer",
+        "retry",
+        "run",
+    ]
+)
+_SHELLS = frozenset(["sh", "bash", "dash", "zsh", "ksh", "ash", "busybox"])
 _STRINGS = frozenset({"ssh", "eval", "su", "srun", "watch"})
 _CHECKERS = re.compile(
-    r"\b(?:sha(?:1|224|256|384|512)sum|md5sum|b2sum|cksum)\b[^\n;|&]*\s(?:-c|--check)\b|\bshasum\b[^\n;|&]*\s(?:-c|--check)\b"
+    r"\b(?:sha(?:1|224|256|384|512)sum|md5sum|b2sum|cksum)\b[^\n;|&]*\s(?:-c|--check)\b"
+    r"|\bshasum\b[^\n;|&]*\s(?:-c|--check)\b"
     r"|\bgpg\b[^\n;|&]*--verify|\bcosign\s+verify|\bminisign\s+-V"
 )
 _VERIFIER = re.compile(r"\bpromotion-gate\s+(?:dbom\s+)?verify\b")
@@ -105,7 +150,11 @@ def _entries(line: _Line, sources: Sources, nested: int) -> Iterator[tuple[Entry
             return
         inner = next((i for i, w in enumerate(words[1:], 1) if _is_command(w.text, sources)), 0)
         if inner:
-            yield from _entries(_Line(words[inner], words[inner:], line.simple, line.fed or name in ("xargs", "parallel")), sources, nested)
+            yield from _entries(
+                _Line(words[inner], words[inner:], line.simple, line.fed or name in ("xargs", "parallel")),
+                sources,
+                nested,
+            )
         return
     if name in _SHELLS or name in _STRINGS:
         yield from _inner(line, name, sources, nested)
@@ -114,7 +163,9 @@ def _entries(line: _Line, sources: Sources, nested: int) -> Iterator[tuple[Entry
         yield from _python(line, sources, nested)
         return
     if name == "docker" or name == "podman":
-        inner = next((i for i, w in enumerate(words[2:], 2) if _is_command(w.text, sources) and "/" not in w.text), 0)
+        inner = next(
+            (i for i, w in enumerate(words[2:], 2) if _is_command(w.text, sources) and "/" not in w.text), 0
+        )
         if inner and len(words) > 1 and words[1].text in ("run", "exec"):
             yield from _entries(_Line(words[inner], words[inner:], line.simple, line.fed), sources, nested)
         return
@@ -123,7 +174,9 @@ def _entries(line: _Line, sources: Sources, nested: int) -> Iterator[tuple[Entry
 
 def _is_command(text: str, sources: Sources) -> bool:
     name = posixpath.basename(text)
-    return name in sources.command_names or name in _SHELLS or name in _CARRIERS or bool(_PYTHON.fullmatch(name))
+    return (
+        name in sources.command_names or name in _SHELLS or name in _CARRIERS or bool(_PYTHON.fullmatch(name))
+    )
 
 
 def _inner(line: _Line, name: str, sources: Sources, nested: int) -> Iterator[tuple[Entry, int]]:
@@ -131,9 +184,15 @@ def _inner(line: _Line, name: str, sources: Sources, nested: int) -> Iterator[tu
     if nested >= _NESTED:
         return
     if name in _SHELLS:
-        texts = [w for before, w in zip(line.words, line.words[1:], strict=False) if re.fullmatch(r"-[a-z]*c", before.text)]
+        texts = [
+            w
+            for before, w in zip(line.words, line.words[1:], strict=False)
+            if re.fullmatch(r"-[a-z]*c", before.text)
+        ]
     elif name == "eval":
-        texts = [Word(" ".join(w.text for w in line.words[1:]), line.words[0].offset)] if line.words[1:] else []
+        texts = (
+            [Word(" ".join(w.text for w in line.words[1:]), line.words[0].offset)] if line.words[1:] else []
+        )
     else:
         texts = [w for w in line.words[1:] if " " in w.text]
     for word in texts:
@@ -151,7 +210,7 @@ def _python(line: _Line, sources: Sources, nested: int) -> Iterator[tuple[Entry,
     from promotion_gate.provenance.scan.python import scan_python
 
     words = line.words
-    for before, word in zip(words[1:], words[2:], strict=False):
+    for before, word in itertools.pairwise(words):
         if before.text == "-m":
             at = words.index(word)
             module = [Word("python", words[0].offset), Word("-m", words[0].offset), *words[at:]]
@@ -162,7 +221,11 @@ def _python(line: _Line, sources: Sources, nested: int) -> Iterator[tuple[Entry,
                 if isinstance(found, Entry):
                     yield replace(found, line=1, end_line=1), word.offset
             return
-    if line.simple.heredoc and nested < _NESTED and len([w for w in words if not w.text.startswith("-")]) == 1:
+    if (
+        line.simple.heredoc
+        and nested < _NESTED
+        and len([w for w in words if not w.text.startswith("-")]) == 1
+    ):
         for found in scan_python(line.simple.heredoc, sources, nested=nested + 1):
             if isinstance(found, Entry):
                 yield found, line.simple.heredoc_offset
@@ -186,7 +249,9 @@ def _ruled(line: _Line, name: str, sources: Sources) -> Iterator[tuple[Entry, in
     yield _ruled_entry(rule, " ".join(pattern), source, options), line.name.offset
 
 
-def _split(words: Sequence[Word], rule: CommandRule, pattern: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
+def _split(
+    words: Sequence[Word], rule: CommandRule, pattern: Sequence[str]
+) -> tuple[dict[str, list[str]], list[str]]:
     """Options with their values, and the operands left over."""
     options: dict[str, list[str]] = {}
     operands: list[str] = []
@@ -202,7 +267,9 @@ def _split(words: Sequence[Word], rule: CommandRule, pattern: Sequence[str]) -> 
             if equals:
                 options.setdefault(option, []).append(value)
             elif option in takes or _ends_in_value(option, takes):
-                options.setdefault(option if option in takes else f"-{option[-1]}", []).append(getattr(next(queue, None), "text", ""))
+                options.setdefault(option if option in takes else f"-{option[-1]}", []).append(
+                    getattr(next(queue, None), "text", "")
+                )
             else:
                 options.setdefault(option, []).append("")
         else:
@@ -224,7 +291,12 @@ def _is_refused(unless: str, words: Sequence[Word], options: Mapping[str, Sequen
 
 
 def _source(
-    rule: CommandRule, operands: Sequence[str], named: Sequence[str], options: Mapping[str, Sequence[str]], *, fed: bool
+    rule: CommandRule,
+    operands: Sequence[str],
+    named: Sequence[str],
+    options: Mapping[str, Sequence[str]],
+    *,
+    fed: bool,
 ) -> str | None:
     """What is downloaded; nothing where the command names nothing."""
     if rule.address:
@@ -235,7 +307,9 @@ def _source(
     if not candidates:
         return HOLE if fed else None
     if rule.operand == "any":
-        return next((c for c in candidates if is_remote(c)), next((c for c in candidates if HOLE in c), candidates[0]))
+        return next(
+            (c for c in candidates if is_remote(c)), next((c for c in candidates if HOLE in c), candidates[0])
+        )
     return candidates[0]
 
 
@@ -269,11 +343,17 @@ def _only_shown(
 ) -> bool:
     """Whether the answer goes to the terminal, as that of a status page does."""
     simple = line.simple
-    if simple.captured or simple.stdout or simple.piped_into is not None or has_suffix(source, sources.data_suffixes):
+    if (
+        simple.captured
+        or simple.stdout
+        or simple.piped_into is not None
+        or has_suffix(source, sources.data_suffixes)
+    ):
         return False
     letters = {option[1] for option in rule.keep if len(option) == 2}
     return not any(
-        option in rule.keep or (re.fullmatch(r"-[A-Za-z]+", option) and letters & set(option[1:])) for option in options
+        option in rule.keep or (re.fullmatch(r"-[A-Za-z]+", option) and letters & set(option[1:]))
+        for option in options
     )
 
 
@@ -290,7 +370,9 @@ def _is_piped_to_installer(simple: Simple, sources: Sources) -> bool:
 def _ruled_entry(rule: CommandRule, loader: str, source: str, options: Mapping[str, Sequence[str]]) -> Entry:
     address = source if is_remote(source) or host(source) else ""
     if not address and rule.when in ("http", "remote", "host"):
-        address = f"http://{source}" if rule.when == "http" and HOLE not in source and "." in source else source
+        address = (
+            f"http://{source}" if rule.when == "http" and HOLE not in source and "." in source else source
+        )
     name = "" if address or source in ("", HOLE) else source
     revision = next((v for option in rule.pin for v in options.get(option, ())), None)
     if revision is not None:

@@ -186,7 +186,9 @@ class Sources:
     @cached_property
     def python_triggers(self) -> re.Pattern[bytes]:
         """What the bytes of a Python file must hold for anything to be found in it."""
-        roots = {root.encode() for root in self._by_root} | {n.partition(".")[0].encode() for n in self._canonical}
+        roots = {root.encode() for root in self._by_root} | {
+            n.partition(".")[0].encode() for n in self._canonical
+        }
         calls = {name.partition(".")[0].encode() for name in self.shell_calls}
         words = b"|".join(map(re.escape, sorted(roots | calls)))
         return re.compile(rb"\b(?:" + words + rb")\b|__import__|import_module|\bexec\b|\beval\b|sys\.modules")
@@ -199,7 +201,7 @@ class Sources:
 
 
 def _dotted(pattern: str) -> re.Pattern[str]:
-    """A dotted pattern as a regular expression: ``*`` within a part, ``**`` across parts, ``[A-Z]`` as it is."""
+    """A dotted pattern as a regular expression: ``*`` within a part, ``**`` across parts."""
     out = ""
     for piece in re.split(r"(\*\*|\*|\[A-Z\])", pattern):
         out += {"**": ".*", "*": r"[^.()\[\]]*", "[A-Z]": "[A-Z]"}.get(piece, re.escape(piece))

@@ -32,7 +32,9 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)\+?=(.*)", re.DOTALL)
-_VARIABLE = re.compile(r"\$\{([A-Za-z_]\w*)(?::?[-=](.*?))?[^{}]*\}|\$([A-Za-z_]\w*)|\$\{[^{}]*\}|\$[\d@*#?!$-]")
+_VARIABLE = re.compile(
+    r"\$\{([A-Za-z_]\w*)(?::?[-=](.*?))?[^{}]*\}|\$([A-Za-z_]\w*)|\$\{[^{}]*\}|\$[\d@*#?!$-]"
+)
 _MAX_DEPTH = 64
 
 
@@ -127,7 +129,11 @@ class _Reader:
         elif kind == "escaped":
             self._append(token[1:], at)
         else:
-            self._append(self._expand(re.sub(r'\\(["\\$`]|\n)', r"\1", self._substituted(token[1:-1], at))), at, bare=False)
+            self._append(
+                self._expand(re.sub(r'\\(["\\$`]|\n)', r"\1", self._substituted(token[1:-1], at))),
+                at,
+                bare=False,
+            )
 
     def _substituted(self, text: str, at: int) -> str:
         """A double-quoted text; commands inside ``$(…)`` and backquotes are read on their own."""
@@ -147,7 +153,9 @@ class _Reader:
     def _expand(self, text: str) -> str:
         def value(match: re.Match[str]) -> str:
             name = match[1] or match[3]
-            return self.variables.get(name or "", match[2] if match[2] is not None else HOLE) if name else HOLE
+            return (
+                self.variables.get(name or "", match[2] if match[2] is not None else HOLE) if name else HOLE
+            )
 
         return _VARIABLE.sub(value, text) if "$" in text else text
 
