@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
-from promotion_gate.commands import say, scan
+from promotion_gate.commands import posture, say, scan
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -243,6 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     _drill_options(campaign)
 
     scan.add(command)
+    posture.add(command)
     return parser
 
 

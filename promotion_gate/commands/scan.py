@@ -11,7 +11,7 @@ from promotion_gate.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from promotion_gate.provenance.scan.baseline import Baseline
-    from promotion_gate.provenance.scan.registered import Registered
+    from promotion_gate.provenance.scan.registered import RegisteredSets
     from promotion_gate.provenance.scan.run import Scan, ScanSettings
 
 
@@ -81,7 +81,7 @@ def _scanned(args: argparse.Namespace) -> tuple[Scan, Baseline | None]:
     return scan, before
 
 
-def registered_sets(named: Path | None, root: Path, settings: ScanSettings) -> Registered:
+def registered_sets(named: Path | None, root: Path, settings: ScanSettings) -> RegisteredSets:
     """The bill of materials that is named, else the one in the folder; without one nothing is registered."""
     from promotion_gate.provenance.scan.registered import RegisteredSets, read_registered
 

@@ -284,14 +284,14 @@ def _hash(call: Call, rule: Loader) -> Answer:
         if text is None and not isinstance(node, ast.Dict):
             return Answer(Known.UNKNOWN, "the hash is set at run time")
         weak = " (MD5, which can be forged)" if text and re.fullmatch(r"(?:md5:)?[0-9a-f]{32}", text) else ""
-        return Answer(Known.YES, f"a hash is given{weak}")
+        return Answer(Known.YES, f"a given hash{weak}")
     if rule.hash_by:
         return Answer(Known.YES, rule.hash_by)
     if _used_names(call.around, call.module) & _CHECKING:
         return Answer(Known.UNKNOWN, "hashlib is used in the same function")
     if call.open_ended and rule.hash:
         return Answer(Known.UNKNOWN, "arguments are given at run time")
-    return Answer(Known.NO, "no hash is checked")
+    return Answer(Known.NO)
 
 
 def _is_none(node: ast.expr) -> bool:

@@ -36,8 +36,8 @@ class ScanFinding:
     """One finding of a scan, judged.
 
     ``path`` is relative to the scanned folder, with slashes. ``registered_as`` names the data set of the
-    bill of materials. ``fingerprint`` stays when lines move. ``allowed`` is the reason of an inline suppression,
-    ``known`` that of the baseline; empty for neither.
+    bill of materials. ``fingerprint`` stays when lines move. ``allowed`` is the reason of an inline
+    suppression, ``known`` that of the baseline; empty for neither.
     """
 
     rule: str
@@ -71,7 +71,7 @@ def judge(path: str, entry: Entry, registered: Registered, mirrors: Sequence[str
         )
     mirror = _mirror(entry, registered, mirrors)
     if found is None:
-        answer = Answer(Known.NO, "no entry of that name or address")
+        answer = Answer(Known.NO)
         if not entry.dataset and not entry.url.strip(HOLE):
             answer = Answer(Known.NO, "what enters is only known at run time")
     elif not found.vetted:
@@ -107,22 +107,29 @@ def _mirror(entry: Entry, registered: Registered, mirrors: Sequence[str]) -> Ans
     return Answer(Known.NO, f"the public net, by {entry.family}")
 
 
+_TOLD = {
+    "registered": ("registered as", "not registered", "registered or not"),
+    "pinned": ("pinned by", "floating", "pinned or not"),
+    "mirror": ("from", "not from the mirror", "from the mirror or not"),
+    "hashed": ("hash-checked by", "no hash checked", "hash-checked or not"),
+}
+
+
 def _message(entry: Entry, registered: Answer, mirror: Answer) -> str:
     what = entry.dataset or entry.url or "a data set that is only known at run time"
-    parts = [f"{entry.loader} brings in {what}"]
-    if entry.context:
-        parts.append(f"({entry.context})")
-    told = {
-        "registered": registered,
-        "pinned": entry.pinned,
-        "from the mirror": mirror,
-        "hash-checked": entry.hashed,
-    }
-    answers = "; ".join(
-        f"{question}: {answer.known}{f' ({answer.why})' if answer.why else ''}"
-        for question, answer in told.items()
+    context = f" ({entry.context})" if entry.context else ""
+    answers = {"registered": registered, "pinned": entry.pinned, "mirror": mirror, "hashed": entry.hashed}
+    return f"{entry.loader} brings in {what}{context}: " + "; ".join(
+        _told(*_TOLD[question], answer) for question, answer in answers.items()
     )
-    return f"{' '.join(parts)}. {answers}"
+
+
+def _told(yes: str, no: str, open_question: str, answer: Answer) -> str:
+    if answer.known is Known.YES:
+        return f"{yes} {answer.why}"
+    if answer.known is Known.NO:
+        return f"{no} ({answer.why})" if answer.why else no
+    return f"{open_question}: not to be told{f' ({answer.why})' if answer.why else ''}"
 
 
 def fingerprinted(findings: Iterable[ScanFinding]) -> list[ScanFinding]:

@@ -47,13 +47,17 @@ _EXPRESSION = re.compile(r"\$\{\{.*?\}\}|\{\{.*?\}\}")
 
 @dataclass(slots=True)
 class Scalar:
-    """A text of a YAML file with the keys that lead to it; ``line`` and ``column`` count from 1."""
+    """A text of a YAML file with the keys that lead to it; ``line`` and ``column`` count from 1.
+
+    Texts of one mapping or list have the same ``owner``.
+    """
 
     text: str
     line: int
     column: int
     path: tuple[str, ...]
     block: bool
+    owner: int = 0
 
 
 @dataclass(slots=True)
@@ -125,7 +129,12 @@ def read_yaml(text: str) -> Document:
             frame_path = stack[-1].path_of_child() if stack else ()
             mark = event.start_mark
             scalar = Scalar(
-                event.value, mark.line + 1, mark.column + 1, frame_path, event.style in ("|", ">")
+                event.value,
+                mark.line + 1,
+                mark.column + 1,
+                frame_path,
+                event.style in ("|", ">"),
+                stack[-1].ident if stack else 0,
             )
             if not stack or not stack[-1].awaits_key:
                 document.scalars.append(scalar)
@@ -251,6 +260,6 @@ def _address(scalar: Scalar, sources: Sources) -> Iterator[Entry]:
         text[:300],
         url=text,
         pinned=pin_of_address(text),
-        hashed=Answer(Known.NO, "no hash is checked"),
+        hashed=Answer(Known.NO),
         context="an address that is given as an input",
     )

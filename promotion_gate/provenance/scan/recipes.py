@@ -97,9 +97,9 @@ def _add(text: str, line: int, column: int, variables: dict[str, str], sources: 
         except (ValueError, TypeError, RecursionError):
             return
     operands = [word for word in words if not word.startswith("--")]
-    hashed = Answer(Known.NO, "no hash is checked")
+    hashed = Answer(Known.NO)
     if any(word.partition("=")[0] in sources.dockerfile.hash for word in words):
-        hashed = Answer(Known.YES, "a hash is given")
+        hashed = Answer(Known.YES, "a given hash")
     for source in operands[:-1]:
         if not is_remote(source) and not source.startswith(("git@", f"{HOLE}/")):
             continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,11 @@ def scan_entries(
     except (SyntaxError, UnicodeDecodeError, LookupError):
         return [Unreadable(1, "not UTF-8")], ""
     if source.kind == PYTHON:
-        return scan_python(text, sources), text
+        return _distinct(scan_python(text, sources)), text
     if source.kind == NOTEBOOK:
         notebook = scan_notebook(text, sources)
-        return list(notebook.found), notebook.lines
-    return _TEXT_SCANS[source.kind](text, sources), text
+        return _distinct(notebook.found), notebook.lines
+    return _distinct(_TEXT_SCANS[source.kind](text, sources)), text
 
 
 def scan_folder(
@@ -139,24 +139,20 @@ def _scan_file(
         judge(source.path, entry, registered, mirrors)
         if isinstance(entry, Entry)
         else _unreadable(source.path, entry)
-        for entry in _distinct(entries)
+        for entry in entries
     ]
     marks = suppressions(text, python=source.kind == PYTHON) if isinstance(text, str) else of_lines(text)
     return apply(source.path, found, marks)
 
 
-def _distinct(entries: Sequence[Entry | Unreadable]) -> Iterator[Entry | Unreadable]:
+def _distinct(entries: Sequence[Entry | Unreadable]) -> list[Entry | Unreadable]:
     """Each place once, whichever way it was come upon."""
-    seen: set[tuple[object, ...]] = set()
-    for entry in entries:
-        key: tuple[object, ...] = (
-            (entry.line, entry.column, entry.loader)
-            if isinstance(entry, Entry)
-            else (entry.line, entry.reason)
-        )
-        if key not in seen:
-            seen.add(key)
-            yield entry
+    return list(
+        {
+            (e.line, e.column, e.loader) if isinstance(e, Entry) else (e.line, 0, e.reason): e
+            for e in reversed(entries)
+        }.values()
+    )[::-1]
 
 
 def _unreadable(path: str, what: Unreadable) -> ScanFinding:

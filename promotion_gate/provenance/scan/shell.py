@@ -127,7 +127,7 @@ def _checked(entry: Entry, check_follows: bool, verifies: bool) -> Entry:
     if entry.hashed.known is Known.YES:
         return entry
     if check_follows:
-        return replace(entry, hashed=Answer(Known.YES, "checksums are verified later in the same script"))
+        return replace(entry, hashed=Answer(Known.YES, "the checksums verified later in the same script"))
     if verifies:
         return replace(entry, hashed=Answer(Known.UNKNOWN, "the same script verifies a bill of materials"))
     return entry
@@ -383,12 +383,12 @@ def _ruled_entry(rule: CommandRule, loader: str, source: str, options: Mapping[s
         pinned = pin_of_address(address)
     else:
         pinned = Answer(Known.NO, "no revision or version")
-    hashed = Answer(Known.NO, "no hash is checked")
+    hashed = Answer(Known.NO)
     if rule.hash_by:
         hashed = Answer(Known.YES, rule.hash_by)
     given = next((v for option in rule.hash for v in options.get(option, ())), None)
     if given:
-        hashed = Answer(Known.YES, "a hash is given")
+        hashed = Answer(Known.YES, "a given hash")
         pinned = pinned if pinned.known is Known.YES else Answer(Known.YES, "the hash it is checked against")
     home = rule.home.replace("{name}", name) if rule.home and name and HOLE not in name else ""
     return Entry(1, 1, 1, loader, rule.family, rule.kind, "", name, address, home, pinned, hashed)
