@@ -8,6 +8,7 @@ from pathlib import Path
 
 from promotion_gate.provenance.posture.owners import CodeOwners, read_owners
 from promotion_gate.provenance.posture.pipelines import (
+    CI_WORKFLOW,
     TRAINS,
     VALIDATES,
     Mention,
@@ -202,7 +203,8 @@ def _before(train: Mention, checks: Sequence[Mention], pipeline: Pipeline) -> Kn
         elif check.job in waits or (pipeline.ordered and check.order < train.order):
             return Known.YES
         else:
-            untold = untold or not pipeline.waits_for
+            # Jobs of a CI workflow that do not wait for each other run side by side.
+            untold = untold or pipeline.kind != CI_WORKFLOW
     return Known.UNKNOWN if untold else Known.NO
 
 

@@ -56,6 +56,7 @@ _CI = re.compile(
     r"|cloudbuild[^/]*\.ya?ml|buildspec[^/]*\.ya?ml|appveyor\.ya?ml|\.buildkite/.*\.ya?ml|\.woodpecker.*\.ya?ml"
     r"|\.tekton/.*\.ya?ml|MLproject|dvc\.ya?ml)",
 )
+CI_WORKFLOW = "CI workflow"
 _KINDS = {"MLproject": "MLflow project", "dvc.yaml": "DVC pipeline"}
 _KUBE = re.compile(
     r"^kind:\s*(?:Workflow|CronWorkflow|WorkflowTemplate|Pipeline|PipelineRun|Task|Job|CronJob|PyTorchJob|TFJob"
@@ -159,7 +160,7 @@ def find_pipelines(repository: Repository) -> list[Pipeline]:
 
 def _yaml_pipeline(path: str, text: str, *, is_ci: bool) -> Pipeline:
     name = path.rpartition("/")[2]
-    kind = _KINDS.get(name) or ("CI workflow" if is_ci else "Kubernetes or Kubeflow pipeline")
+    kind = _KINDS.get(name) or (CI_WORKFLOW if is_ci else "Kubernetes or Kubeflow pipeline")
     try:
         document = read_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError):

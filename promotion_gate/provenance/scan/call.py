@@ -106,7 +106,7 @@ def called_entry(call: Call, dotted: str, rule: Loader, sources: Sources) -> Ent
         if not context:
             return None
     pinned, hashed = _pin(call, rule, name, url), _hash(call, rule)
-    if hashed.known is Known.YES and pinned.known is not Known.YES:
+    if hashed.known is Known.YES and not rule.hash_by and pinned.known is not Known.YES:
         pinned = Answer(Known.YES, "the hash it is checked against")
     home = rule.home.replace("{name}", _bare(name, rule)) if rule.home and name and HOLE not in name else ""
     return _entry(

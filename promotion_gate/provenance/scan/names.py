@@ -151,7 +151,7 @@ def _fold_name(node: ast.Name, scope: Scope, depth: int) -> str | None:
 
 
 def _fold_bindings(bindings: list[Binding] | None, depth: int) -> str | None:
-    texts = []
+    texts: list[str] = []
     for binding in bindings or ():
         if binding.expr is None or binding.scope is None:
             continue

@@ -128,6 +128,7 @@ def read_yaml(text: str) -> Document:
                 raise ValueError("too many texts")
             frame_path = stack[-1].path_of_child() if stack else ()
             mark = event.start_mark
+            assert mark is not None  # every event of a parsed stream has one
             scalar = Scalar(
                 event.value,
                 mark.line + 1,

@@ -30,6 +30,11 @@ def workflow(*steps):
     return f"on: push\njobs:\n  train:\n    steps:\n{lines}"
 
 
+def two_jobs(needs):
+    first = f"  a:\n    steps:\n      - run: {VALIDATE}\n"
+    return f"jobs:\n{first}  b:\n    needs: {needs}\n    steps:\n      - run: {TRAIN}\n"
+
+
 @pytest.fixture
 def asked(tmp_path, monkeypatch):
     """The posture of a folder with these files, as JSON."""
@@ -101,14 +106,8 @@ def test_a_pull_in_a_script_that_a_workflow_calls_is_found(asked):
         (workflow("make lint"), "not to be told"),
         (workflow(f"{VALIDATE}\n        continue-on-error: true", TRAIN), "no"),
         (workflow(f"{VALIDATE}\n        if: false", TRAIN), "no"),
-        (
-            f"jobs:\n  a:\n    steps:\n      - run: {VALIDATE}\n  b:\n    needs: a\n    steps:\n      - run: {TRAIN}\n",
-            "yes",
-        ),
-        (
-            f"jobs:\n  a:\n    steps:\n      - run: {VALIDATE}\n  b:\n    needs: c\n    steps:\n      - run: {TRAIN}\n",
-            "not to be told",
-        ),
+        (two_jobs("a"), "yes"),
+        (two_jobs("c"), "no"),
     ],
 )
 def test_validation_counts_before_the_training_alone(text, answer, asked):
@@ -117,7 +116,8 @@ def test_validation_counts_before_the_training_alone(text, answer, asked):
 
 
 def test_other_kinds_of_pipelines(asked):
-    gitlab = f"stages: [train, check]\nv:\n  stage: check\n  script: [{VALIDATE}]\nt:\n  stage: train\n  script: [{TRAIN}]\n"
+    gitlab = f"stages: [train, check]\nv:\n  stage: check\n  script: [{VALIDATE}]\n"
+    gitlab += f"t:\n  stage: train\n  script: [{TRAIN}]\n"
     argo = (
         "kind: Workflow\nspec:\n  templates:\n    - name: t\n      container:\n"
         "        command: [sh, -c]\n        args: ['promotion-gate validate data && python train.py']\n"
