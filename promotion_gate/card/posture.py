@@ -27,4 +27,4 @@ def render_posture(posture: Mapping[str, Any], title: str) -> bytes:
             gate_version=__version__,
         )
     )
-    return page.encode("utf-8")
+    return page.encode("utf-8", "replace")

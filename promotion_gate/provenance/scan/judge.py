@@ -149,6 +149,6 @@ def fingerprinted(findings: Iterable[ScanFinding]) -> list[ScanFinding]:
             parts = [finding.path, entry.loader, known if known and HOLE not in known else entry.code]
         text = "\0".join(" ".join(part.split()) for part in parts)
         seen[text] += 1
-        digest = hashlib.sha256(f"{text}\0{seen[text]}".encode("utf-8", "surrogateescape")).hexdigest()
+        digest = hashlib.sha256(f"{text}\0{seen[text]}".encode("utf-8", "surrogatepass")).hexdigest()
         done.append(replace(finding, fingerprint=digest))
     return done

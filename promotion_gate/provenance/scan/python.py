@@ -43,7 +43,7 @@ def scan_python(source: str, sources: Sources, *, nested: int = 0) -> list[Entry
         return [Unreadable(1, "nested too deeply to be read")]
     except ValueError as error:
         return [Unreadable(1, f"no valid Python: {error}")]
-    if not sources.python_triggers.search(source.encode("utf-8", "surrogateescape")):
+    if not sources.python_triggers.search(source.encode("utf-8", "replace")):
         return []
     try:
         return list(_Scan(tree, source, sources, nested).entries())
@@ -148,7 +148,7 @@ class _Scan:
 
     def _positioned(self, entry: Entry, node: ast.expr | ast.alias) -> Entry:
         if self.lines is None:
-            self.lines = self.source.encode("utf-8", "surrogateescape").splitlines()
+            self.lines = self.source.encode("utf-8", "replace").splitlines()
         first, last = node.lineno, node.end_lineno or node.lineno
         lines = self.lines[first - 1 : last]
         start = lines[0][: node.col_offset] if lines else b""
