@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
-from promotion_gate.commands import dbom, production, progress_lines, records, say
+from promotion_gate.commands import dbom, posture, production, progress_lines, records, say, scan
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -246,6 +246,8 @@ def _parser() -> argparse.ArgumentParser:
     _drill_options(campaign)
     records.add(command)
     dbom.add(command)
+    scan.add(command)
+    posture.add(command)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""How well a repository defends its training data, answered from the repository itself."""
