@@ -73,6 +73,9 @@ def add(command: Command) -> None:
     covered.add_argument(
         "--min", type=_percent, default=0.0, metavar="P", help="exit 3 below P %% (default: 0)"
     )
+    covered.add_argument(
+        "--code", type=Path, metavar="PATH", help="count what its code brings in and is not registered, too"
+    )
     _document(covered)
     _quiet(covered)
 
@@ -245,7 +248,7 @@ def _coverage(args: argparse.Namespace) -> int:
 
     dbom = read_dbom(_place(args))
     tell = progress_lines(quiet=args.quiet)
-    unregistered: Sequence[str] = ()
+    unregistered = () if args.code is None else _unregistered(args.code, dbom.path)
     covered = coverage([verify_local(dbom, entry, tell) for entry in dbom.entries.values()], unregistered)
     for check in covered.checks:
         if not check.verified:
@@ -256,6 +259,28 @@ def _coverage(args: argparse.Namespace) -> int:
     good = sum(check.verified for check in covered.checks)
     say(f"checksum coverage: {covered.percent:.1f} % ({good} of {total} data sets)")
     return ExitCode.REJECTED if covered.percent < args.min else ExitCode.DONE
+
+
+def _unregistered(code: Path, dbom: Path) -> Sequence[str]:
+    """Where the code brings in data that has no entry; what a suppression explains is left out."""
+    from promotion_gate.provenance.scan.judge import UNREGISTERED
+    from promotion_gate.provenance.scan.registered import read_registered
+    from promotion_gate.provenance.scan.run import read_settings, scan_folder
+    from promotion_gate.provenance.scan.sources import load_sources
+
+    settings = read_settings(code)
+    scan = scan_folder(
+        code,
+        load_sources(settings.sources),
+        read_registered(dbom),
+        exclude=settings.exclude,
+        mirrors=settings.mirrors,
+    )
+    return [
+        f"{finding.path}:{finding.line}: {finding.message}"
+        for finding in scan.findings
+        if finding.rule == UNREGISTERED and not finding.allowed
+    ]
 
 
 def _export(args: argparse.Namespace) -> int:

@@ -38,7 +38,8 @@ def verified_copy(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: N
 
     The copy is made from where the entry says that the set lies, else from its mirror, else, for a single
     file, from its origin. With ``PROMOTION_GATE_MIRROR_ONLY=1`` an entry without a mirror is refused, and
-    nothing but the mirror is read. A cached copy of equal bytes serves as well, after it was hashed again.
+    nothing but the mirror is read. A cached copy of equal bytes serves as well, after it was hashed again;
+    the set on this machine is hashed even then, so that a change of it does not go unnoticed.
 
     Raises
     ------
@@ -52,6 +53,8 @@ def verified_copy(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: N
     place = cached_place(entry)
     held = place if entry.is_folder else place.parent
     if held.exists():
+        if isinstance(source, _Local):
+            _require_same(verify_at(dbom, entry, source.place, progress))
         if verify_at(dbom, entry, place, progress).verified:
             return place
         discard(held)
@@ -163,6 +166,19 @@ def _refuse_other_files(entry: DbomEntry, source: _Local, expected: dict[str, st
         raise mismatch(entry, missing, "missing")
     if extra := sorted(there - set(expected), key=str.encode):
         raise mismatch(entry, extra, "not registered")
+
+
+def _require_same(check: DataCheck) -> None:
+    """Raise what a copy of the set would: its bytes changed, or it cannot be read."""
+    for what, paths in (
+        ("changed", check.changed),
+        ("missing", check.missing),
+        ("not registered", check.extra),
+    ):
+        if paths:
+            raise mismatch(check.entry, list(paths), what)
+    if check.problem:
+        raise HashMismatch(f"the data set {check.entry.name} cannot be vouched for: {check.problem}")
 
 
 def mismatch(entry: DbomEntry, paths: list[str], what: str) -> HashMismatch:

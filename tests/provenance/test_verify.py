@@ -90,3 +90,15 @@ def test_the_commands(registered, signs, capsys):
     assert main(["dbom", "add", "new", "--name", "new", "--version", "1", "--quiet"]) == 0
     assert main(["dbom", "add", "new", "--name", "new", "--version", "1", "--quiet"]) == 2
     assert "--replace" in capsys.readouterr().err
+
+
+def test_coverage_counts_what_the_code_brings_in(registered, capsys):
+    (registered.parent / "train.py").write_text(
+        "from torchvision.datasets import CIFAR10, GTSRB\n"
+        "CIFAR10('data', download=True)\n"
+        "GTSRB('data', download=True)  # promotion-gate: allow a smoke test, never trained on\n"
+    )
+    assert main(["dbom", "coverage", "--code", ".", "--min", "100", "--quiet"]) == 3
+    said = capsys.readouterr().out
+    assert "not registered: train.py:2: " in said
+    assert "checksum coverage: 50.0 % (1 of 2 data sets)" in said
