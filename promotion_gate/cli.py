@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
-from promotion_gate.commands import dbom, posture, production, progress_lines, records, say, scan
+from promotion_gate.commands import dbom, posture, production, progress_lines, records, say, scan, vendor
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from promotion_gate.operators import error_line
 
         print(f"promotion-gate: {error_line(error)}", file=sys.stderr)
-        return int(error.exit_code)
+        # Only a verdict holds. What else cannot be read is wrong input.
+        held = error.exit_code is ExitCode.HELD and args.command != "run"
+        return int(ExitCode.USAGE if held else error.exit_code)
     except KeyboardInterrupt:
         print(
             "promotion-gate: interrupted; 'promotion-gate status' says what is in production", file=sys.stderr
@@ -248,6 +250,7 @@ def _parser() -> argparse.ArgumentParser:
     dbom.add(command)
     scan.add(command)
     posture.add(command)
+    vendor.add(command)
     return parser
 
 

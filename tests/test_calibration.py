@@ -151,14 +151,14 @@ def test_findings_under_other_options_or_data_are_noted(capsys):
 )
 def test_what_is_no_report_is_one_line(capsys, content):
     code, line = refused(capsys, "--findings", *written(content))
-    assert code == 4
+    assert code == 2
     assert "findings-0.json" in line
 
 
 def test_a_file_that_is_not_there_is_one_line(capsys):
     code, line = refused(capsys, "--findings", "absent.json")
     assert "cannot read absent.json: No such file" in line
-    assert code == 4
+    assert code == 2
 
 
 def test_it_replaces_no_file(capsys, place):

@@ -1,0 +1,192 @@
+"""Unpack an archive that came from outside: what it holds is listed and judged before a byte is written.
+
+Refused by name: paths that are absolute, lead upwards, or are no text; links, devices and pipes; two members
+of one name, also where only case tells them apart; encrypted members; and more files or bytes than allowed,
+counted while unpacking, since an archive's own figures may lie. Nothing is executed and no mode is kept.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO, Literal
+
+from promotion_gate.core.errors import InputError
+
+Kind = Literal["zip", "tar"]
+
+MAX_NAME_BYTES = 1024
+MAX_DEPTH = 32
+MOST_FILES = 5_000_000
+DENSEST = 200
+"""How many times larger than the archive its content may be: images hardly shrink, bombs a thousandfold."""
+ALWAYS_ALLOWED_BYTES = 64 * 2**20
+_BLOCK = 2**20
+_ENCRYPTED = 0x1
+_DAMAGED = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+    RuntimeError, UnicodeError, ValueError, OSError,
+)  # fmt: skip
+_TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+@dataclass(frozen=True, slots=True)
+class Unpacked:
+    """What came out: files and bytes."""
+
+    files: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How much may come out of an archive."""
+
+    files: int = MOST_FILES
+    size: int = 200 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One file of an archive: where it goes, and how its content is opened."""
+
+    path: PurePosixPath
+    open: Callable[[], IO[bytes] | None]
+
+
+def archive_kind(path: Path) -> Kind | None:
+    """Whether a file is an archive to unpack; a data set that is an archive itself (``.npz``) is not."""
+    if path.suffix.lower() == ".npz":
+        return None
+    with path.open("rb") as file:
+        start = file.read(4)
+        file.seek(257)
+        is_tar = file.read(5) == b"ustar"
+    if start in (b"PK\x03\x04", b"PK\x05\x06"):
+        return "zip"
+    return "tar" if is_tar or path.name.lower().endswith(_TAR_SUFFIXES) else None
+
+
+def unpack(archive: Path, target: Path, room: Room) -> Unpacked:
+    """Write an archive's files below ``target``, an empty folder. One folder that holds them all is left out.
+
+    Raises
+    ------
+    InputError: a member is refused, the archive is damaged, or there is more in it than ``room`` allows. What
+        was written until then is the caller's to remove.
+    """
+    most = min(room.size, max(ALWAYS_ALLOWED_BYTES, DENSEST * archive.stat().st_size))
+    room = Room(room.files, most)
+    try:
+        if archive_kind(archive) == "zip":
+            with zipfile.ZipFile(archive) as opened:
+                return _write(list(_zip_members(opened, archive.name)), target, archive.name, room)
+        with tarfile.open(archive, "r:*") as packed:
+            return _write(list(_tar_members(packed, archive.name, room)), target, archive.name, room)
+    except _DAMAGED as error:
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"the archive {archive.name!r} cannot be unpacked: {what:.200}") from None
+
+
+def _zip_members(opened: zipfile.ZipFile, archive: str) -> Iterator[_Member]:
+    for info in opened.infolist():
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        if info.flag_bits & _ENCRYPTED:
+            raise _refused(archive, info.filename, "is encrypted")
+        if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+            raise _refused(archive, info.filename, "is a link or a device")
+        path = _plain_path(archive, info.filename)
+        if not info.is_dir():
+            yield _Member(path, partial(opened.open, info))
+
+
+def _tar_members(packed: tarfile.TarFile, archive: str, room: Room) -> Iterator[_Member]:
+    """The headers are read through to the end first; a bomb is noticed by the sizes it must declare."""
+    files = size = 0
+    for member in packed:
+        if not (member.isreg() or member.isdir()) or member.issparse():
+            raise _refused(archive, member.name, "is a link, a device or a sparse file")
+        path = _plain_path(archive, member.name)
+        if member.isdir():
+            continue
+        files, size = files + 1, size + member.size
+        _require_room(archive, files, size, room)
+        yield _Member(path, partial(packed.extractfile, member))
+
+
+def _plain_path(archive: str, name: str) -> PurePosixPath:
+    path = PurePosixPath(name)
+    if (
+        not path.parts
+        or path.is_absolute()
+        or ".." in path.parts
+        or "\\" in name
+        or ":" in path.parts[0]
+        or not name.isprintable()
+        or len(path.parts) > MAX_DEPTH
+        or len(name.encode(errors="replace")) > MAX_NAME_BYTES
+    ):
+        if path.parts or name.strip("./"):
+            raise _refused(archive, name, "is no plain path inside the archive")
+        return PurePosixPath(".")
+    return path
+
+
+def _write(members: list[_Member], target: Path, archive: str, room: Room) -> Unpacked:
+    _require_room(archive, len(members), 0, room)
+    paths = _without_top(archive, [member.path for member in members])
+    size = 0
+    for member, path in zip(members, paths, strict=True):
+        place = target / path
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        content = member.open()
+        if content is None:
+            raise _refused(archive, str(path), "has no content")
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with content, os.fdopen(descriptor, "wb") as file:
+            while block := content.read(_BLOCK):
+                size += len(block)
+                _require_room(archive, 0, size, room)
+                file.write(block)
+    return Unpacked(len(members), size)
+
+
+def _without_top(archive: str, paths: list[PurePosixPath]) -> list[PurePosixPath]:
+    """The paths without the folder that all lie in, after it is sure that no two get in each other's way."""
+    if not paths:
+        raise InputError(f"the archive {archive!r} holds no file")
+    keys = [str(path).casefold() for path in paths]
+    seen: set[str] = set()
+    for path, key in zip(paths, keys, strict=True):
+        if key in seen:
+            raise _refused(archive, str(path), "is there twice")
+        seen.add(key)
+    for path in paths:
+        if any(str(parent).casefold() in seen for parent in path.parents):
+            raise _refused(archive, str(path), "lies inside of a file")
+    tops = {path.parts[0] for path in paths}
+    if len(tops) == 1 and all(len(path.parts) > 1 for path in paths):
+        return [PurePosixPath(*path.parts[1:]) for path in paths]
+    return paths
+
+
+def _require_room(archive: str, files: int, size: int, room: Room) -> None:
+    if files > room.files:
+        raise InputError(f"the archive {archive!r} holds more than {room.files:,} files")
+    if size > room.size:
+        raise InputError(
+            f"the archive {archive!r} holds more than {room.size:,} bytes",
+            "allow more with --max-gib, if you know it",
+        )
+
+
+def _refused(archive: str, name: str, why: str) -> InputError:
+    return InputError(f"the archive {archive!r} is refused: {name!r:.200} {why}")

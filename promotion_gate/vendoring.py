@@ -1,0 +1,314 @@
+"""Data from outside on its way in: quarantine, validation, a person's word, mirror, bill of materials.
+
+A set waits in a private folder until somebody approves it. Nothing of it is executed, and nothing of it
+reaches the mirror before its bytes were hashed again and found to be those that were looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from promotion_gate.core.errors import ArtifactError, HashMismatch, InputError, UsageError
+from promotion_gate.core.record import now, whoami
+from promotion_gate.data.files import without_credentials
+from promotion_gate.provenance.dbom import DbomEntry, read_dbom, refuse_unfit_url, require_name
+from promotion_gate.provenance.hashing import hash_tree
+from promotion_gate.provenance.mirror import publish_to_mirror
+from promotion_gate.provenance.register import Particulars, add_tree
+from promotion_gate.provenance.sources import Limits, fetch, open_remote
+from promotion_gate.provenance.unpack import Room, archive_kind, unpack
+
+QUARANTINE_VARIABLE = "PROMOTION_GATE_QUARANTINE"
+RECORD = "vendor.json"
+DECISIONS = "decisions.jsonl"
+REPORT, SHEET = "validation.html", "contact-sheet.html"
+MAX_RECORD_BYTES = 1 << 20
+SHEET_IMAGES = 100
+
+State = Literal["waiting", "invalid", "approved", "rejected"]
+Progress = Callable[[str], None]
+
+
+class Vendored(BaseModel):
+    """What is known of a set in quarantine. ``sha256`` is the digest of its files as they were looked at."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    url: str
+    mirror_root: str
+    version: str
+    license: str = ""
+    download_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    data: str = Field(pattern=r"^data(/[A-Za-z0-9._-]+)?$")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    files: int
+    size: int
+    state: State
+    found: str
+    fetched_by: str
+    fetched_at: AwareDatetime
+    reason: str = ""
+    decided_by: str = ""
+    decided_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be fetched, how much of it at most, and where it is to go."""
+
+    url: str
+    name: str
+    mirror_root: str
+    version: str = "1"
+    license: str = ""
+    expect: Path | None = None
+    sha256: str = ""
+    limits: Limits = Limits()  # noqa: RUF009 - frozen
+    files: int = 5_000_000
+
+
+def quarantine_folder() -> Path:
+    """The private folder of everything in quarantine, made if need be.
+
+    Raises
+    ------
+    InputError: it cannot be made, or others may look into it.
+    """
+    named = os.environ.get(QUARANTINE_VARIABLE, "")
+    base = os.environ.get("XDG_DATA_HOME", "")
+    root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share"
+    folder = Path(named).absolute() if named else root / "promotion-gate" / "quarantine"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = folder.stat(follow_symlinks=False)
+    except OSError as error:
+        raise InputError(f"cannot use the quarantine {folder}: {error.strerror}") from None
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise InputError(f"others may look into the quarantine {folder}", f"chmod 700 {folder}")
+    return folder
+
+
+def vendor(order: Order, progress: Progress = lambda _: None) -> tuple[Vendored, Path]:
+    """Fetch a set into quarantine, unpack it, validate it and draw its contact sheet.
+
+    Returns what is known of it, and the folder with the report and the contact sheet.
+
+    Raises
+    ------
+    UsageError: a set of that name waits already.
+    InputError: it cannot be fetched or unpacked within the limits.
+    HashMismatch: it is not the one with that SHA-256.
+    """
+    require_name(order.name)
+    refuse_unfit_url(order.url, "the URL")
+    refuse_unfit_url(order.mirror_root, "the mirror")
+    if open_remote(order.mirror_root).is_http:
+        raise UsageError("a mirror must be writable", "name s3://, gs:// or file:// with --to")
+    folder = quarantine_folder()
+    place = folder / order.name
+    if place.exists():
+        raise UsageError(
+            f"a set {order.name!r} is in quarantine already",
+            f"promotion-gate vendor approve {order.name}, or reject",
+        )
+    staged = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
+    try:
+        record = _filled(order, staged, progress)
+        (staged / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
+        try:
+            staged.rename(place)
+        except OSError:
+            raise UsageError(f"a set {order.name!r} came into quarantine meanwhile") from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return record, place
+
+
+def _filled(order: Order, staged: Path, progress: Progress) -> Vendored:
+    shown = without_credentials(order.url)
+    progress(f"fetch {shown}")
+    (staged / "download").mkdir()
+    file, hashed = fetch(order.url, staged / "download", order.limits)
+    if order.sha256 and hashed.sha256 != order.sha256.lower():
+        raise HashMismatch(f"{shown} has the SHA-256 {hashed.sha256}, and not the one that was asked for")
+    data = staged / "data"
+    data.mkdir()
+    if archive_kind(file) is None:
+        inside = f"data/{file.name}"
+        file.rename(staged / inside)
+    else:
+        progress(f"unpack {file.name}")
+        inside = "data"
+        unpack(file, data, Room(order.files, order.limits.size))
+        file.unlink()
+    (staged / "download").rmdir()
+    tree = hash_tree(staged / inside, progress=progress)
+    met, found = _looked_at(order, staged / inside, staged, progress)
+    return Vendored(
+        name=order.name,
+        url=shown,
+        mirror_root=order.mirror_root,
+        version=order.version,
+        license=order.license,
+        download_sha256=hashed.sha256,
+        data=inside,
+        sha256=tree.sha256,
+        files=len(tree.files),
+        size=tree.size,
+        state="waiting" if met else "invalid",
+        found=found,
+        fetched_by="@".join(whoami()),
+        fetched_at=now(),
+    )
+
+
+def _looked_at(order: Order, data: Path, folder: Path, progress: Progress) -> tuple[bool, str]:
+    """Whether the set is as expected, and in a line what was found; writes report and contact sheet."""
+    from promotion_gate.validation.alike import find_alike
+    from promotion_gate.validation.contact_sheet import contact_sheet, draw_sample
+    from promotion_gate.validation.expectations import Expectations, Likeness, load_expectations
+    from promotion_gate.validation.page import validation_page
+    from promotion_gate.validation.report import ending
+    from promotion_gate.validation.run import validate
+    from promotion_gate.validation.survey import open_data, survey
+
+    expected = Expectations(version=1) if order.expect is None else load_expectations(order.expect)
+    try:
+        found = validate(str(data), expected, progress=progress)
+        (folder / REPORT).write_bytes(validation_page(found))
+        looked = survey(open_data(expected.data.source(str(data), expected.data.split)), looks=True)
+        sample = draw_sample(looked, find_alike(looked, None, Likeness()), SHEET_IMAGES, 0)
+        (folder / SHEET).write_bytes(contact_sheet(looked, sample, SHEET_IMAGES))
+    except InputError as error:
+        return False, str(error)
+    return found.met, ending(found)
+
+
+def in_quarantine() -> list[Vendored]:
+    """Everything that waits or was found wanting, by name."""
+    folder = quarantine_folder()
+    return [read_record(path.name)[0] for path in sorted(folder.iterdir()) if (path / RECORD).is_file()]
+
+
+def read_record(name: str) -> tuple[Vendored, Path]:
+    """The record of a set in quarantine, and its folder.
+
+    Raises
+    ------
+    UsageError: nothing of that name is there.
+    InputError: its record cannot be read.
+    """
+    require_name(name)
+    place = quarantine_folder() / name
+    try:
+        with (place / RECORD).open("rb") as file:
+            content = file.read(MAX_RECORD_BYTES)
+    except FileNotFoundError:
+        raise UsageError(
+            f"nothing named {name!r} is in quarantine", "see 'promotion-gate vendor list'"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot read {place / RECORD}: {error.strerror}") from None
+    try:
+        return Vendored.model_validate_json(content), place
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InputError(f"{place / RECORD} is malformed: {first['msg']}") from None
+
+
+def approve_vendored(
+    name: str,
+    dbom: Path,
+    *,
+    reason: str,
+    replacing: bool = False,
+    unsafe_invalid: bool = False,
+    progress: Progress = lambda _: None,
+) -> DbomEntry:
+    """Publish a set to the mirror and write its entry, vetted, into the bill of materials.
+
+    Raises
+    ------
+    UsageError: no reason, nothing of that name, or it did not meet its expectations and nobody insists.
+    ArtifactError: its bytes are no longer those that were looked at.
+    InputError, HashMismatch, DbomError: as publishing and registering raise them; the set stays where it is.
+    """
+    reason = _require_reason(reason)
+    record, place = read_record(name)
+    if record.state == "invalid" and not unsafe_invalid:
+        raise UsageError(
+            f"{name} did not meet its expectations: {record.found}",
+            "reject it, or insist with --unsafe-invalid",
+        )
+    if dbom.exists() and name in read_dbom(dbom).entries and not replacing:
+        raise UsageError(f"{dbom} has a data set {name!r} already", "--replace states it anew")
+    data = place / record.data
+    tree = hash_tree(data, progress=progress)
+    if tree.sha256 != record.sha256:
+        raise ArtifactError(f"the files of {name} have changed since they were looked at", "fetch it again")
+    progress(f"copy to {without_credentials(record.mirror_root)}")
+    mirror = publish_to_mirror(data, tree, record.mirror_root, progress)
+    insisted = " (--unsafe-invalid: it did not meet its expectations)" if record.state == "invalid" else ""
+    about = Particulars(
+        name=name,
+        version=record.version,
+        origin=record.url,
+        mirror=mirror,
+        license=record.license,
+        vetting="vetted",
+        reason=reason + insisted,
+    )
+    entry = add_tree(dbom, tree, about, replacing=replacing)
+    _decide(record, place, "approved", reason + insisted)
+    return entry
+
+
+def reject_vendored(name: str, *, reason: str) -> Vendored:
+    """Throw a set in quarantine away; that it was rejected, and why, is kept.
+
+    Raises
+    ------
+    UsageError: no reason, or nothing of that name.
+    """
+    reason = _require_reason(reason)
+    record, place = read_record(name)
+    return _decide(record, place, "rejected", reason)
+
+
+def _decide(record: Vendored, place: Path, state: State, reason: str) -> Vendored:
+    decided = record.model_copy(
+        update={
+            "state": state,
+            "reason": reason,
+            "decided_by": "@".join(whoami()),
+            "decided_at": now(),
+        }
+    )
+    try:
+        with (place.parent / DECISIONS).open("a", encoding="utf-8") as file:
+            file.write(decided.model_dump_json() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside = Path(tempfile.mkdtemp(dir=place.parent, prefix=".old-"))
+        place.rename(aside / place.name)
+        shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot clear the quarantine {place}: {error.strerror}") from None
+    return decided
+
+
+def _require_reason(reason: str) -> str:
+    if not reason.strip():
+        raise UsageError("a reason is needed", 'say why: --reason "…"')
+    return reason.strip()

@@ -1,0 +1,91 @@
+"""A mirror in an S3 bucket: a real endpoint on loopback, write-once, read back, verified, loaded."""
+
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from promotion_gate.cli import main
+from promotion_gate.core.errors import HashMismatch
+from promotion_gate.provenance.dbom import read_dbom
+from promotion_gate.provenance.load import verified_copy
+
+pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
+    """The URL of an empty bucket on moto's server, which s3fs is pointed at."""
+    pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'promotion-gate[s3]'")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
+        ("AWS_ACCESS_KEY_ID", "test"),
+        ("AWS_SECRET_ACCESS_KEY", "test"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None, "moto's server did not start"
+            time.sleep(0.1)
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("mirror")
+        yield "s3://mirror/sets"
+    finally:
+        server.kill()
+        server.wait()
+        s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_set_is_mirrored_once_and_loaded_from_there(bucket, tmp_path, monkeypatch, capsys):
+    import s3fs
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "signs.zip", "w") as packed:
+        for i in range(6):
+            Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(tmp_path / "one.png")
+            packed.write(tmp_path / "one.png", f"signs/{'stop' if i % 2 else 'yield'}/number {i}.png")
+    url = (tmp_path / "signs.zip").as_uri()
+    assert main(["vendor", url, "--name", "signs", "--to", bucket, "--quiet"]) == 4
+    store = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False)
+    assert store.find("mirror") == []
+    assert main(["vendor", "approve", "signs", "--reason", "looked at", "--quiet"]) == 0
+    dbom = read_dbom(tmp_path / "dbom.json")
+    entry = dbom.entry("signs")
+    assert entry.mirror == f"{bucket}/sha256/{entry.sha256}"
+    assert len(store.find("mirror")) == 6
+    assert main(["dbom", "verify", "--mirror", "--quiet"]) == 0
+
+    monkeypatch.setenv("PROMOTION_GATE_MIRROR_ONLY", "1")
+    assert len(list(verified_copy(dbom, entry).rglob("*.png"))) == 6
+
+    first = store.find("mirror")[0]
+    with pytest.raises(FileExistsError):
+        store.put_file(str(tmp_path / "one.png"), first, mode="create")
+    store.pipe_file(first, b"other bytes")
+    capsys.readouterr()
+    assert main(["dbom", "verify", "--mirror", "--quiet"]) == 3
+    assert "changed: " in capsys.readouterr().out
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
+    with pytest.raises(HashMismatch, match="is not what its entry says"):
+        verified_copy(dbom, entry)
