@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
-from promotion_gate.commands import say
+from promotion_gate.commands import say, validate
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -241,6 +241,8 @@ def _parser() -> argparse.ArgumentParser:
         help="do finished drills again: with the trained models kept, or all from the start",
     )
     _drill_options(campaign)
+
+    validate.add(command)
     return parser
 
 
