@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
-from promotion_gate.commands import dbom, posture, production, progress_lines, records, say, scan, vendor
+from promotion_gate.commands import (
+    dbom,
+    posture,
+    production,
+    progress_lines,
+    records,
+    say,
+    scan,
+    validate,
+    vendor,
+)
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
@@ -250,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     dbom.add(command)
     scan.add(command)
     posture.add(command)
+    validate.add(command)
     vendor.add(command)
     return parser
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from promotion_gate.core.keys import SigningKey
-    from promotion_gate.data.interface import ImageDataset, Images, ImageShape
+    from promotion_gate.data.interface import ImageDataset, Images, ImageShape, Stored
     from promotion_gate.evidence.torch_images import TorchImages
 
 Where = str | os.PathLike[str]
@@ -62,6 +62,12 @@ class VerifiedImages:
 
     def read(self, rows: NDArray[Any] | Sequence[int], shape: ImageShape) -> Images:
         return self.images.read(rows, shape)
+
+    def stream_stored(self) -> Iterator[list[Stored]]:
+        return self.images.stream_stored()
+
+    def stored(self, rows: NDArray[Any] | Sequence[int]) -> list[Stored]:
+        return self.images.stored(rows)
 
     def sha256(self) -> str:
         return self.images.sha256()

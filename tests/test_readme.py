@@ -15,6 +15,7 @@ from promotion_gate.drill.attacks import AnyAttack
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+WITHOUT_REGISTRY = {"demo", "init", "validate", "audit-sample"}
 EVERYWHERE = {"--tracking-uri", "--registry-uri"}
 
 

@@ -72,10 +72,10 @@ def _text(name: str) -> str:
     return (templates_folder() / "card" / name).read_text(encoding="utf-8")
 
 
-def page_environment(folder: str) -> Environment:
-    """The templates of one folder: what they print is escaped and made inert, and a missing name fails."""
+def page_environment(*folders: str) -> Environment:
+    """The templates of these folders: what they print is escaped and made inert, and a missing name fails."""
     return Environment(
-        loader=FileSystemLoader(templates_folder() / folder),
+        loader=FileSystemLoader([templates_folder() / folder for folder in folders]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=_finalize,

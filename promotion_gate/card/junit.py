@@ -20,7 +20,7 @@ def report_junit(report: Report) -> bytes:
     verdict does not rest on is skipped.
     """
     ref = report.candidate.ref
-    suite = ElementTree.Element("testsuite", name=_text(f"promotion-gate {ref}"))
+    suite = ElementTree.Element("testsuite", name=xml_text(f"promotion-gate {ref}"))
     judgements = report.verdict.judgements
     checks = dict.fromkeys([*(f.check for f in report.findings), *(j.check for j in judgements)])
     cases = [_case(suite, name, report) for name in checks]
@@ -32,7 +32,7 @@ def report_junit(report: Report) -> bytes:
         "skipped": str(sum(case.find("skipped") is not None for case in cases)),
         "time": f"{report.seconds:.3f}",
         "timestamp": report.started_at.isoformat(timespec="seconds"),
-        "hostname": _text(report.host),
+        "hostname": xml_text(report.host),
     }
     root = ElementTree.Element("testsuites")
     root.append(suite)
@@ -53,9 +53,9 @@ def _case(suite: ElementTree.Element, check: str, report: Report) -> ElementTree
     elif held:
         _child(case, "error", held, "held for a person")
     elif not any(j.ruling is Ruling.PASS for j in own):
-        ElementTree.SubElement(case, "skipped", message=_text(_skipped(own, finding)))
+        ElementTree.SubElement(case, "skipped", message=xml_text(_skipped(own, finding)))
     if finding is not None:
-        ElementTree.SubElement(case, "system-out").text = _text(_measurements(finding))
+        ElementTree.SubElement(case, "system-out").text = xml_text(_measurements(finding))
     return case
 
 
@@ -71,14 +71,14 @@ def _verdict_case(suite: ElementTree.Element, report: Report) -> ElementTree.Ele
 def _element(suite: ElementTree.Element, name: str, report: Report, seconds: float) -> ElementTree.Element:
     group = f"promotion-gate.{report.candidate.ref.name}"
     return ElementTree.SubElement(
-        suite, "testcase", classname=_text(group), name=_text(name), time=f"{seconds:.3f}"
+        suite, "testcase", classname=xml_text(group), name=xml_text(name), time=f"{seconds:.3f}"
     )
 
 
 def _child(case: ElementTree.Element, kind: str, judgements: Sequence[Judgement], otherwise: str) -> None:
     sentences = [_sentence(judgement) for judgement in judgements]
-    child = ElementTree.SubElement(case, kind, message=_text(sentences[0] if sentences else otherwise))
-    child.text = _text("\n".join(sentences))
+    child = ElementTree.SubElement(case, kind, message=xml_text(sentences[0] if sentences else otherwise))
+    child.text = xml_text("\n".join(sentences))
 
 
 def _sentence(judgement: Judgement) -> str:
@@ -101,5 +101,6 @@ def _measurements(finding: Finding) -> str:
     )
 
 
-def _text(text: str) -> str:
+def xml_text(text: str) -> str:
+    """The text with whatever XML 1.0 forbids made visible."""
     return _NOT_XML.sub("\ufffd", inert(text))

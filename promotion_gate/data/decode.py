@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,16 +61,53 @@ def native_shape(content: bytes, name: str) -> ImageShape:
         return ImageShape(image.height, image.width, 1 if grey else 3)
 
 
-def _decode(content: bytes, name: str, shape: ImageShape) -> NDArray[np.uint8]:
-    try:
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A whole image at its own size: ``pixels`` (h, w, 3), and its mode and format as Pillow calls them."""
+
+    pixels: NDArray[np.uint8] = field(repr=False)
+    mode: str
+    format: str
+
+
+def decode_whole(content: bytes, name: str) -> Decoded:
+    """Decode every pixel of an encoded image at its own size, its checksums included where it has any.
+
+    Raises
+    ------
+    InputError: it is corrupt, truncated, too large or of an unknown kind; ``name`` says what to call it.
+    """
+    with _refusing(name):
+        # Decoding passes over the checksums of a PNG's chunks.
         with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise InputError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}")
-            image.load()
-            if image.mode in _UNBOUNDED:
-                raise InputError(f"{name} has 32-bit pixels of unknown range", "save it with 8 or 16 bits")
-            return _as_array(_fit(_eight_bit(image), shape))
+            image.verify()
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+            mode, kind = image.mode, image.format or ""
+            _load(image, name)
+            shape = ImageShape(image.height, image.width, 3)
+            return Decoded(_as_array(_fit(_eight_bit(image), shape)), mode, kind)
+
+
+def _decode(content: bytes, name: str, shape: ImageShape) -> NDArray[np.uint8]:
+    with _refusing(name), Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        _load(image, name)
+        return _as_array(_fit(_eight_bit(image), shape))
+
+
+def _load(image: Image.Image, name: str) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise InputError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}")
+    image.load()
+    if image.mode in _UNBOUNDED:
+        raise InputError(f"{name} has 32-bit pixels of unknown range", "save it with 8 or 16 bits")
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into an InputError that names the image."""
+    try:
+        yield
     except InputError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

@@ -10,13 +10,25 @@ from numpy.typing import NDArray
 
 from promotion_gate.core.errors import InputError
 from promotion_gate.data.decode import SUFFIXES, decode_images
-from promotion_gate.data.files import SPLIT_NAMES, Location, digest_files, fetch, find_files, subfolders
-from promotion_gate.data.interface import Images, ImageShape
+from promotion_gate.data.files import (
+    SPLIT_NAMES,
+    Location,
+    digest_files,
+    fetch,
+    find_files,
+    is_local,
+    subfolders,
+)
+from promotion_gate.data.interface import Images, ImageShape, Stored
 from promotion_gate.data.labels import index_texts
 from promotion_gate.data.memory import row_indices
 
 _FETCH = 32
 """Encoded images held at a time: they may be megabytes each."""
+
+_TOGETHER = 256
+_HELD = 2**24
+"""Bytes beyond which no further image is added to them."""
 
 
 class FileImages:
@@ -80,6 +92,29 @@ class FileImages:
         """
         wanted = row_indices(rows, len(self)).tolist()
         return fetch(self._fs, [self._paths[row] for row in wanted], [self.describe(row) for row in wanted])
+
+    def stream_stored(self) -> Iterator[list[Stored]]:
+        waiting: list[Stored] = []
+        step = 1 if is_local(self._fs) else _FETCH
+        held = 0
+        for start in range(0, len(self), step):
+            waiting += self.stored(range(start, min(start + step, len(self))))
+            held += sum(len(one) for one in waiting[-step:] if isinstance(one, bytes))
+            if held >= _HELD or len(waiting) >= _TOGETHER:
+                yield waiting
+                waiting, held = [], 0
+        if waiting:
+            yield waiting
+
+    def stored(self, rows: NDArray[Any] | Sequence[int]) -> list[Stored]:
+        wanted = row_indices(rows, len(self)).tolist()
+        try:
+            return list(self.encoded(wanted))
+        except InputError as error:
+            if len(wanted) == 1:
+                return [error]
+        # One of them cannot be read: the others can.
+        return [one for row in wanted for one in self.stored([row])]
 
     def sha256(self) -> str:
         if not self._sha256:

@@ -9,8 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from promotion_gate.core.errors import InputError
+
 Images = NDArray[np.uint8]
 """Images as (n, height, width, channels), channels 1 or 3, values 0 to 255."""
+
+Stored = bytes | NDArray[np.uint8] | InputError
+"""One row as it is stored: an encoded image, raw pixels (h, w, 1 or 3), or why it cannot be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,19 @@ class ImageDataset(Protocol):
 
     def read(self, rows: NDArray[Any] | Sequence[int], shape: ImageShape) -> Images:
         """The images of the given rows, in the order given; rows may repeat."""
+        ...
+
+    def stream_stored(self) -> Iterator[list[Stored]]:
+        """Every row as it is stored, in row order, some at a time; a row that cannot be read is an error.
+
+        Raises
+        ------
+        InputError: the set as a whole cannot be read on.
+        """
+        ...
+
+    def stored(self, rows: NDArray[Any] | Sequence[int]) -> list[Stored]:
+        """The given rows as they are stored; ask for few at a time."""
         ...
 
     def sha256(self) -> str:

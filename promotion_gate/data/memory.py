@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from promotion_gate.core.errors import InputError
 from promotion_gate.data.decode import reshape_images
-from promotion_gate.data.interface import Images, ImageShape
+from promotion_gate.data.interface import Images, ImageShape, Stored
 from promotion_gate.data.labels import index_numbers
 
 
@@ -63,12 +63,25 @@ class InMemoryDataset:
     def read(self, rows: NDArray[Any] | Sequence[int], shape: ImageShape) -> Images:
         return reshape_images(self._images[row_indices(rows, len(self))], shape)
 
+    def stream_stored(self) -> Iterator[list[Stored]]:
+        return raw_rows(self._images)
+
+    def stored(self, rows: NDArray[Any] | Sequence[int]) -> list[Stored]:
+        return list(self._images[row_indices(rows, len(self))])
+
     def sha256(self) -> str:
         digest = hashlib.sha256()
         for array in (self._images, self.labels):
             digest.update(f"{array.dtype.str}{array.shape}\n".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+
+def raw_rows(images: Images, size: int = 2**24) -> Iterator[list[Stored]]:
+    """Raw images one by one, in lists of about ``size`` bytes."""
+    step = min(1024, max(1, size // images[0].nbytes))
+    for start in range(0, len(images), step):
+        yield list(np.array(images[start : start + step]))
 
 
 class RowIds(Sequence[str]):

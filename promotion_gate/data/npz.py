@@ -19,9 +19,9 @@ from promotion_gate.core.errors import InputError
 from promotion_gate.core.policy import DataSource
 from promotion_gate.data.decode import reshape_images
 from promotion_gate.data.files import Location, digest_files, reading
-from promotion_gate.data.interface import Images, ImageShape
+from promotion_gate.data.interface import Images, ImageShape, Stored
 from promotion_gate.data.labels import Indexed, index_numbers, index_texts
-from promotion_gate.data.memory import RowIds, image_layout, row_indices
+from promotion_gate.data.memory import RowIds, image_layout, raw_rows, row_indices
 
 MAX_COLUMN_BYTES = 2**31
 """Labels and other columns may be no larger than this unpacked."""
@@ -88,6 +88,12 @@ class NpzImages:
 
     def read(self, rows: NDArray[Any] | Sequence[int], shape: ImageShape) -> Images:
         return reshape_images(self._images()[row_indices(rows, len(self))], shape)
+
+    def stream_stored(self) -> Iterator[list[Stored]]:
+        return raw_rows(self._images())
+
+    def stored(self, rows: NDArray[Any] | Sequence[int]) -> list[Stored]:
+        return list(np.array(self._images()[row_indices(rows, len(self))]))
 
     def sha256(self) -> str:
         if not self._sha256:

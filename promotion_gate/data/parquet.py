@@ -26,7 +26,7 @@ from promotion_gate.data.files import (
     find_files,
     reading,
 )
-from promotion_gate.data.interface import Images, ImageShape
+from promotion_gate.data.interface import Images, ImageShape, Stored
 from promotion_gate.data.labels import Indexed, index_numbers, index_texts
 from promotion_gate.data.memory import row_indices
 
@@ -131,6 +131,26 @@ class ParquetImages:
         images[:] = unique_images[back]
         return images
 
+    def stream_stored(self) -> Iterator[list[Stored]]:
+        for shard in self.shards:
+            with self._open(shard.path, shard.name) as file:
+                at = shard.start
+                for cells in self._image_cells(file):
+                    yield [self._content(cell, at + i) for i, cell in enumerate(cells)]
+                    at += len(cells)
+
+    def stored(self, rows: NDArray[Any] | Sequence[int]) -> list[Stored]:
+        wanted = row_indices(rows, len(self))
+        distinct, back = np.unique(wanted, return_inverse=True)
+        found: dict[int, Stored] = {}
+        owner = np.searchsorted(self._starts, distinct, side="right") - 1
+        for index in np.unique(owner):
+            mine = np.flatnonzero(owner == index)
+            for at, cells in self._pick(self.shards[index], distinct[mine]):
+                for place, cell in zip(mine[at].tolist(), cells, strict=True):
+                    found[place] = self._content(cell, int(distinct[place]))
+        return [found[place] for place in back.tolist()]
+
     def sha256(self) -> str:
         if not self._sha256:
             self._sha256 = digest_files(self._place.fs, [(shard.name, shard.path) for shard in self.shards])
@@ -233,17 +253,27 @@ class ParquetImages:
 
     def _decode(self, cells: Any, rows: Sequence[int], shape: ImageShape) -> Images:
         contents = []
-        names = [f"{self.uri}: image {self.ids[row]}" for row in rows]
-        for cell, name in zip(cells, names, strict=True):
-            content = cell.as_py()
-            if not content:
-                raise InputError(
-                    f"{name} has no bytes in column {self.image_column!r:.80}", "embed the images"
-                )
-            if len(content) > MAX_IMAGE_FILE_BYTES:
-                raise InputError(f"{name} is larger than {MAX_IMAGE_FILE_BYTES >> 20} MiB: not an image")
+        for cell, row in zip(cells, rows, strict=True):
+            content = self._content(cell, row)
+            if isinstance(content, InputError):
+                raise content
             contents.append(content)
-        return decode_images(contents, names, shape)
+        return decode_images(contents, [self._name(row) for row in rows], shape)
+
+    def _content(self, cell: Any, row: int) -> bytes | InputError:
+        content: bytes | None = cell.as_py()
+        if not content:
+            return InputError(
+                f"{self._name(row)} has no bytes in column {self.image_column!r:.80}", "embed the images"
+            )
+        if len(content) > MAX_IMAGE_FILE_BYTES:
+            return InputError(
+                f"{self._name(row)} is larger than {MAX_IMAGE_FILE_BYTES >> 20} MiB: not an image"
+            )
+        return content
+
+    def _name(self, row: int) -> str:
+        return f"{self.uri}: image {self.ids[row]}"
 
 
 def _values(file: Any, column: str) -> list[Any]:

@@ -33,6 +33,20 @@ def wilson_interval(
     return low, high
 
 
+def exact_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of a proportion that is never too narrow; (0, 1) where there were no trials.
+
+    C. J. Clopper, E. S. Pearson, "The use of confidence or fiducial limits illustrated in the case of the
+    binomial", Biometrika 26 (1934).
+    """
+    from scipy.stats import beta
+
+    tail = (1 - confidence) / 2
+    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
+    high = float(beta.ppf(1 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
+    return low, high
+
+
 def mcnemar_exact(lost: ArrayLike, gained: ArrayLike) -> Float64:
     """One-sided exact McNemar test that paired answers got worse, per element.
 
