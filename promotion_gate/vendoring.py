@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from promotion_gate.core.errors import ArtifactError, HashMismatch, InputError, UsageError
+from promotion_gate.core.errors import ArtifactError, GateError, HashMismatch, InputError, UsageError
 from promotion_gate.core.record import now, whoami
 from promotion_gate.data.files import without_credentials
 from promotion_gate.provenance.dbom import DbomEntry, read_dbom, refuse_unfit_url, require_name
@@ -27,6 +27,9 @@ from promotion_gate.provenance.mirror import publish_to_mirror
 from promotion_gate.provenance.register import Particulars, add_tree
 from promotion_gate.provenance.sources import Limits, fetch, open_remote
 from promotion_gate.provenance.unpack import Room, archive_kind, unpack
+
+if TYPE_CHECKING:
+    from promotion_gate.validation.expectations import Expectations
 
 QUARANTINE_VARIABLE = "PROMOTION_GATE_QUARANTINE"
 RECORD = "vendor.json"
@@ -113,6 +116,8 @@ def vendor(order: Order, progress: Progress = lambda _: None) -> tuple[Vendored,
     require_name(order.name)
     refuse_unfit_url(order.url, "the URL")
     refuse_unfit_url(order.mirror_root, "the mirror")
+    open_remote(order.url)
+    expected = _expectations(order)
     if open_remote(order.mirror_root).is_http:
         raise UsageError("a mirror must be writable", "name s3://, gs:// or file:// with --to")
     folder = quarantine_folder()
@@ -124,7 +129,7 @@ def vendor(order: Order, progress: Progress = lambda _: None) -> tuple[Vendored,
         )
     staged = Path(tempfile.mkdtemp(dir=folder, prefix=".new-"))
     try:
-        record = _filled(order, staged, progress)
+        record = _filled(order, expected, staged, progress)
         (staged / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
         try:
             staged.rename(place)
@@ -135,7 +140,13 @@ def vendor(order: Order, progress: Progress = lambda _: None) -> tuple[Vendored,
     return record, place
 
 
-def _filled(order: Order, staged: Path, progress: Progress) -> Vendored:
+def _expectations(order: Order) -> Expectations:
+    from promotion_gate.validation.expectations import Expectations, load_expectations
+
+    return Expectations(version=1) if order.expect is None else load_expectations(order.expect)
+
+
+def _filled(order: Order, expected: Expectations, staged: Path, progress: Progress) -> Vendored:
     shown = without_credentials(order.url)
     progress(f"fetch {shown}")
     (staged / "download").mkdir()
@@ -154,7 +165,7 @@ def _filled(order: Order, staged: Path, progress: Progress) -> Vendored:
         file.unlink()
     (staged / "download").rmdir()
     tree = hash_tree(staged / inside, progress=progress)
-    met, found = _looked_at(order, staged / inside, staged, progress)
+    met, found = _looked_at(expected, staged / inside, staged, progress)
     return Vendored(
         name=order.name,
         url=shown,
@@ -173,25 +184,24 @@ def _filled(order: Order, staged: Path, progress: Progress) -> Vendored:
     )
 
 
-def _looked_at(order: Order, data: Path, folder: Path, progress: Progress) -> tuple[bool, str]:
+def _looked_at(expected: Expectations, data: Path, folder: Path, progress: Progress) -> tuple[bool, str]:
     """Whether the set is as expected, and in a line what was found; writes report and contact sheet."""
     from promotion_gate.validation.alike import find_alike
     from promotion_gate.validation.contact_sheet import contact_sheet, draw_sample
-    from promotion_gate.validation.expectations import Expectations, Likeness, load_expectations
+    from promotion_gate.validation.expectations import Likeness
     from promotion_gate.validation.page import validation_page
     from promotion_gate.validation.report import ending
     from promotion_gate.validation.run import validate
     from promotion_gate.validation.survey import open_data, survey
 
-    expected = Expectations(version=1) if order.expect is None else load_expectations(order.expect)
     try:
         found = validate(str(data), expected, progress=progress)
         (folder / REPORT).write_bytes(validation_page(found))
         looked = survey(open_data(expected.data.source(str(data), expected.data.split)), looks=True)
         sample = draw_sample(looked, find_alike(looked, None, Likeness()), SHEET_IMAGES, 0)
         (folder / SHEET).write_bytes(contact_sheet(looked, sample, SHEET_IMAGES))
-    except InputError as error:
-        return False, str(error)
+    except GateError as error:
+        return False, f"it cannot be examined: {error}"
     return found.met, ending(found)
 
 

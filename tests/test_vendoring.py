@@ -109,7 +109,7 @@ def test_bytes_that_changed_in_quarantine_are_not_those_that_were_looked_at(arch
 
 
 def test_what_is_not_as_expected_needs_somebody_who_insists(archive, place, capsys):
-    (place / "expect.toml").write_text('version = 1\n[labels]\nexactly = ["stop", "yield", "no entry"]\n')
+    (place / "expect.toml").write_text('version = 1\n[labels]\nexact = ["stop", "yield", "no entry"]\n')
     code, said, _ = fetch(capsys, archive, place, "--expect", "expect.toml")
     assert code == 3, said
     code, _, said = run(capsys, "approve", "signs", "--reason", "fine", "--quiet")
@@ -124,6 +124,7 @@ def test_data_that_is_no_image_set_is_kept_for_a_look_and_not_approved(place, ca
     (place / "notes.txt").write_text("not images")
     assert fetch(capsys, (place / "notes.txt").as_uri(), place)[0] == 3
     assert read_record("signs")[0].state == "invalid"
+    assert run(capsys, "approve", "signs", "--reason", "fine")[0] == 2
 
 
 def test_the_publishers_checksum_is_asked_for(archive, place, capsys):

@@ -102,6 +102,8 @@ def open_remote(url: str) -> Remote:
         fs, path = fsspec.core.url_to_fs(unquote(url) if scheme == "file" else url, **options)
     except (ImportError, ValueError) as error:
         raise InputError(f"cannot open {shown!r:.200}: {error}") from None
+    # What another part of this process listed before may have changed since.
+    fs.invalidate_cache()
     return Remote(fs, path, shown, is_http)
 
 

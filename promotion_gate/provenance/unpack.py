@@ -103,7 +103,7 @@ def _zip_members(opened: zipfile.ZipFile, archive: str) -> Iterator[_Member]:
             raise _refused(archive, info.filename, "is encrypted")
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             raise _refused(archive, info.filename, "is a link or a device")
-        path = _plain_path(archive, info.filename)
+        path = _plain_path(archive, info.filename, is_folder=info.is_dir())
         if not info.is_dir():
             yield _Member(path, partial(opened.open, info))
 
@@ -114,7 +114,7 @@ def _tar_members(packed: tarfile.TarFile, archive: str, room: Room) -> Iterator[
     for member in packed:
         if not (member.isreg() or member.isdir()) or member.issparse():
             raise _refused(archive, member.name, "is a link, a device or a sparse file")
-        path = _plain_path(archive, member.name)
+        path = _plain_path(archive, member.name, is_folder=member.isdir())
         if member.isdir():
             continue
         files, size = files + 1, size + member.size
@@ -122,8 +122,10 @@ def _tar_members(packed: tarfile.TarFile, archive: str, room: Room) -> Iterator[
         yield _Member(path, partial(packed.extractfile, member))
 
 
-def _plain_path(archive: str, name: str) -> PurePosixPath:
+def _plain_path(archive: str, name: str, *, is_folder: bool) -> PurePosixPath:
     path = PurePosixPath(name)
+    if is_folder and not path.parts and not name.startswith("/"):
+        return path  # the archive's own root, as "./"
     if (
         not path.parts
         or path.is_absolute()
@@ -134,9 +136,7 @@ def _plain_path(archive: str, name: str) -> PurePosixPath:
         or len(path.parts) > MAX_DEPTH
         or len(name.encode(errors="replace")) > MAX_NAME_BYTES
     ):
-        if path.parts or name.strip("./"):
-            raise _refused(archive, name, "is no plain path inside the archive")
-        return PurePosixPath(".")
+        raise _refused(archive, name, "is no plain path inside the archive")
     return path
 
 

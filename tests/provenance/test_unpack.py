@@ -134,8 +134,14 @@ def test_a_damaged_archive_is_one_line(name, cut, tmp_path, target):
     else:
         tarred(path, members, f"w:{name.rpartition('.')[2]}")
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * cut)])
-    with pytest.raises(InputError, match=r"cannot be unpacked|is refused"):
+    if name == "a.tar.xz" and cut == 0.95:
+        # Only what comes after the last file is cut off.
         unpack(path, target, ROOM)
+        assert contents(target) == {str(i): bytes(range(256)) * i for i in range(20)}
+        return
+    with pytest.raises(InputError, match=r"cannot be unpacked|is refused") as error:
+        unpack(path, target, ROOM)
+    assert "\n" not in str(error.value)
 
 
 def test_an_encrypted_member_is_named(tmp_path, target):
