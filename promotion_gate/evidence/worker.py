@@ -406,7 +406,7 @@ def _takes_one(forward: Forward, image: torch.Tensor) -> bool:
 
 
 def _load(load: Mapping[str, Any]) -> Forward:
-    module = read_module(load["format"], load["path"], load["architecture"])
+    module = read_module(load["format"], load["path"], load.get("architecture", ""))
     if load["format"] == "pt2":
         return _exported(module, load["embedding_layer"])
     return _hooked(module, load["embedding_layer"])
