@@ -6,7 +6,6 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +145,7 @@ def _validate(args: argparse.Namespace) -> int:
 def _profile(args: argparse.Namespace) -> int:
     from promotion_gate.validation.profile import profile_lines, starting_expectations
     from promotion_gate.validation.run import validate
-    from promotion_gate.validation.writing import require_writable, write_whole
+    from promotion_gate.validation.writing import require_writable, write_bytes
 
     if args.gx_suite is not None or args.pandera is not None or args.junit is not None:
         raise UsageError("--profile judges nothing", "leave --gx-suite, --pandera and --junit out")
@@ -164,8 +163,7 @@ def _profile(args: argparse.Namespace) -> int:
     for line in profile_lines(found):
         say(line)
     if args.expect_out is not None:
-        text = starting_expectations(found, reading)
-        write_whole(args.expect_out, lambda path: path.write_text(text, encoding="utf-8"))
+        write_bytes(args.expect_out, starting_expectations(found, reading).encode())
         say(f"wrote {args.expect_out}")
     return ExitCode.DONE
 
@@ -178,6 +176,8 @@ def _reading(args: argparse.Namespace) -> Reading:
 
 def _suites(args: argparse.Namespace) -> Callable[[Any, Any], Iterable[Judged]] | None:
     """A team's own suites, read before the long work."""
+    from functools import partial
+
     from promotion_gate.validation import suites
     from promotion_gate.validation.run import examined
     from promotion_gate.validation.table import metadata_table
@@ -201,7 +201,7 @@ def _write(args: argparse.Namespace, found: Validation) -> None:
     from promotion_gate.validation.page import validation_page
     from promotion_gate.validation.report import validation_json, validation_junit
     from promotion_gate.validation.table import write_metadata
-    from promotion_gate.validation.writing import write_whole
+    from promotion_gate.validation.writing import write_bytes, write_whole
 
     if args.metadata is not None:
         write_whole(args.metadata, lambda path: write_metadata(path, found.data, found.alike))
@@ -211,11 +211,7 @@ def _write(args: argparse.Namespace, found: Validation) -> None:
         (args.junit, validation_junit),
     ):
         if path is not None:
-            write_whole(path, partial(_put, made(found)))
-
-
-def _put(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
+            write_bytes(path, made(found))
 
 
 def _audit_sample(args: argparse.Namespace) -> int:
@@ -228,7 +224,7 @@ def _audit_sample(args: argparse.Namespace) -> int:
     from promotion_gate.validation.expectations import Likeness
     from promotion_gate.validation.survey import open_data, survey
     from promotion_gate.validation.suspicion import read_findings
-    from promotion_gate.validation.writing import require_writable, write_whole
+    from promotion_gate.validation.writing import require_writable, write_bytes
 
     if not 2 <= args.n <= MOST_IMAGES:
         raise UsageError(f"cannot show {args.n:,} images", f"choose 2 to {MOST_IMAGES:,} with -n")
@@ -240,8 +236,7 @@ def _audit_sample(args: argparse.Namespace) -> int:
     data = survey(dataset, looks=True, progress=progress, jobs=args.jobs)
     progress("ranking rows")
     sample = draw_sample(data, find_alike(data, None, Likeness()), args.n, args.seed, named)
-    content = contact_sheet(data, sample, args.n)
-    write_whole(args.out, lambda path: path.write_bytes(content))
+    write_bytes(args.out, contact_sheet(data, sample, args.n))
     say(f"{args.out}: {len(sample.random)} images at random and the {len(sample.suspicious)} most suspicious")
     say(f"mark what is wrong, save it, then: promotion-gate audit-sample --marks marks.json {args.data}")
     return ExitCode.DONE
@@ -250,7 +245,7 @@ def _audit_sample(args: argparse.Namespace) -> int:
 def _read_marks(args: argparse.Namespace) -> int:
     from promotion_gate.validation.marks import marks_lines, quarantine_list, read_marks
     from promotion_gate.validation.survey import open_data
-    from promotion_gate.validation.writing import require_writable, write_whole
+    from promotion_gate.validation.writing import require_writable, write_bytes
 
     if args.quarantine is not None:
         require_writable(args.quarantine)
@@ -260,7 +255,6 @@ def _read_marks(args: argparse.Namespace) -> int:
     for line in marks_lines(marks, dataset):
         say(line)
     if args.quarantine is not None:
-        content = quarantine_list(marks, dataset)
-        write_whole(args.quarantine, lambda path: path.write_bytes(content))
+        write_bytes(args.quarantine, quarantine_list(marks, dataset))
         say(f"wrote {args.quarantine}")
     return ExitCode.DONE

@@ -79,7 +79,7 @@ class InMemoryDataset:
 
 def raw_rows(images: Images, size: int = 2**24) -> Iterator[list[Stored]]:
     """Raw images one by one, in lists of about ``size`` bytes."""
-    step = min(1024, max(1, size // images[0].nbytes))
+    step = min(256, max(1, size // images[0].nbytes))
     for start in range(0, len(images), step):
         yield list(np.array(images[start : start + step]))
 

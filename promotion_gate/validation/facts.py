@@ -18,7 +18,7 @@ from promotion_gate.detect.near import SIDE, TONE_SIDE, perceptual_hashes
 Facts = dict[str, NDArray[Any]]
 
 HUES = 12
-CELLS, TURNS = 4, 8
+CELLS, TURNS = 8, 8
 _SHARP_SIDE = 256
 _PATCH = 4
 _VIVID, _LIT = 0.5, 0.25
@@ -49,13 +49,13 @@ to 256 pixels where it is larger.
 LOOKS: dict[str, tuple[str, tuple[int, ...]]] = {
     "hues": ("f4", (HUES,)),
     "patches": ("f4", (HUES,)),
-    "edges": ("f4", (CELLS * CELLS * TURNS,)),
-    "colours": ("f4", (CELLS * CELLS * 3,)),
+    "edges": ("u1", (CELLS * CELLS * TURNS,)),
+    "colours": ("u1", (CELLS * CELLS * 3,)),
 }
 """More of the same, for what looks odd within its class.
 
 ``hues`` is the share of pixels of each of twelve vivid hues at 32 x 32, and ``patches`` that share in the
-4 x 4 pixels that have most of it; ``edges`` are histograms of gradient directions in 4 x 4 cells (N. Dalal,
+4 x 4 pixels that have most of it; ``edges`` are histograms of gradient directions in 8 x 8 cells (N. Dalal,
 B. Triggs, CVPR 2005), ``colours`` the cells' mean colours.
 """
 
@@ -94,7 +94,7 @@ def describe(rows: Sequence[Stored], names: Sequence[str], looks: bool = False) 
         facts["patches"][:] = _densest(hues)
         facts["edges"][:] = _edges(grey)
         by_cell = small.reshape(-1, CELLS, SIDE // CELLS, CELLS, SIDE // CELLS, 3).mean(axis=(2, 4))
-        facts["colours"][:] = by_cell.reshape(len(rows), -1)
+        facts["colours"][:] = np.round(by_cell).reshape(len(rows), -1)
     return facts
 
 
@@ -166,19 +166,21 @@ def vivid_hues(small: NDArray[np.uint8]) -> NDArray[np.bool_]:
         (red - green) / spread + 4,
     )
     vivid = (spread / np.maximum(most, 1e-6) > _VIVID) & (most > _LIT)
-    hue = (angle * (HUES / 6)).astype(np.int64) % HUES
+    # Pure red, yellow and the others lie in the middle of theirs.
+    hue = np.floor(angle * (HUES / 6) + 0.5).astype(np.int64) % HUES
     return np.asarray((hue[..., None] == np.arange(HUES)) & vivid[..., None])
 
 
 def _densest(hues: NDArray[np.bool_]) -> NDArray[np.float32]:
     """Of every hue the largest share in any 4 x 4 pixels, (n, 12)."""
-    sums = np.pad(hues, ((0, 0), (1, 0), (1, 0), (0, 0))).astype(np.float32).cumsum(axis=1).cumsum(axis=2)
-    inside = sums[:, _PATCH:, _PATCH:] - sums[:, :-_PATCH, _PATCH:]
-    inside += sums[:, :-_PATCH, :-_PATCH] - sums[:, _PATCH:, :-_PATCH]
-    return np.asarray(inside.max(axis=(1, 2)) / _PATCH**2, dtype=np.float32)
+    counts = hues.view(np.uint8)
+    last = SIDE - _PATCH + 1
+    across = sum((counts[:, :, i : last + i] for i in range(1, _PATCH)), counts[:, :, :last])
+    inside = sum((across[:, i : last + i] for i in range(1, _PATCH)), across[:, :last])
+    return np.asarray(inside.max(axis=(1, 2)) / np.float32(_PATCH**2), dtype=np.float32)
 
 
-def _edges(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _edges(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     luma = grey.astype(np.float32)
     down, across = np.gradient(luma, axis=(1, 2))
     strength = np.hypot(down, across)
@@ -188,6 +190,5 @@ def _edges(grey: NDArray[np.uint8]) -> NDArray[np.float32]:
     index = (np.arange(n)[:, None, None] * CELLS * CELLS + cell) * TURNS + turn
     found = np.bincount(index.ravel(), weights=strength.ravel(), minlength=n * CELLS * CELLS * TURNS)
     cells = found.reshape(n, -1)
-    return np.asarray(
-        cells / np.maximum(np.linalg.norm(cells, axis=1, keepdims=True), 1e-6), dtype=np.float32
-    )
+    shares = np.sqrt(cells / np.maximum(np.linalg.norm(cells, axis=1, keepdims=True), 1e-6))
+    return np.asarray(np.round(255 * shares), dtype=np.uint8)

@@ -43,7 +43,7 @@ def load_gx_suite(path: Path) -> dict[str, Any]:
     """
     _require("great_expectations", "gx")
     try:
-        suite = json.loads(_text(path))
+        suite: dict[str, Any] = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {str(error)[:120]}") from None
     found = suite.get("expectations") if isinstance(suite, dict) else None
@@ -56,7 +56,7 @@ def load_gx_suite(path: Path) -> dict[str, Any]:
             )
         if key == "unexpected_rows_query":
             raise UsageError(f"{path} has a query, which cannot run on this table", "leave it out")
-    return dict(suite)
+    return suite
 
 
 def gx_suite(data: Survey, frame: pd.DataFrame, suite: Mapping[str, Any]) -> Iterator[Judged]:
@@ -141,10 +141,11 @@ def load_pandera(path: Path) -> Any:
             foreign = sorted(str(name) for name in value if name not in PANDERA_CHECKS)
             if foreign:
                 raise UsageError(f"{path} names the check {foreign[0]!r:.60}, which pandera does not have")
-    from pandera.io import deserialize_schema  # type: ignore[attr-defined]
+    from pandera.io.pandas_io import deserialize_schema
 
     try:
-        return deserialize_schema(table)
+        schema: Any = deserialize_schema(table)  # type: ignore[no-untyped-call]
+        return schema
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         raise UsageError(f"{path} is not a pandera schema: {why}") from None

@@ -1,12 +1,13 @@
 """Which rows a person should look at first, without a model.
 
 Each signal ranks the rows; a row's suspicion is the sum of its surprises, ``-log(rank / rows)``, as Fisher
-joins tests. The signals: the same or nearly the same image under another label; neighbours, by edges and
-colours, of other labels; far from all rows of its label; a small vivid patch of a colour that is rare in its
-label; a batch or contributor that is unlike the others. Rows that a gate run named come before all others.
+joins tests. The signals: the same or nearly the same image under another label; a linear classifier on edges
+and colours, fitted to all other rows, that gives another label; far from the rest of its label; a small patch
+of a vivid hue that few rows of its label have, and still fewer of the others; a batch or contributor that is
+unlike the others. Rows that a gate run named come before all others.
 
-What defeats it: a trigger that looks like the label's own colours, clean-label poison, marks over the whole
-image, labels that edges and colours cannot tell apart.
+What defeats it: a patch that is pale or common on other labels, a pattern over the whole image, clean-label
+poison, labels that edges and colours cannot tell apart.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from promotion_gate.core.errors import UsageError
 from promotion_gate.data.interface import ImageDataset
+from promotion_gate.detect.ridge import left_out
 from promotion_gate.validation.alike import Alike
 from promotion_gate.validation.drifting import drifted
 from promotion_gate.validation.expectations import Drift
@@ -33,9 +35,8 @@ MAX_FINDINGS_BYTES = 500_000_000
 HUE_NAMES = (
     "red", "orange", "yellow", "lime", "green", "mint", "cyan", "azure", "blue", "violet", "magenta", "rose",
 )  # fmt: skip
-_REFERENCE, _NEIGHBOURS, _NEAREST = 20_000, 30, 3
-_DENSE, _SMALL, _RARE = 0.6, 0.1, 0.2
-_QUERIES = 2_000
+_ENOUGH, _TOGETHER = 10, 4096
+_SOLID, _SMALL, _RARE, _UNLIKELY = 0.99, 0.06, 0.3, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ def suspects(
     named: rows that come first, as :func:`read_findings` gives them.
     leave_out: rows that are not to be among them.
     """
-    signals = [*_across_labels(data, alike), *_neighbours(data), _rare_patches(data), _drifting(data, alike)]
+    signals = [*_across_labels(data, alike), *_belied(data), _rare_patches(data), _drifting(data, alike)]
     surprises = np.stack([one.weight * _surprise(one.strength) for one in signals])
     total = surprises.sum(axis=0)
     taken = np.zeros(len(data), dtype=np.bool_)
@@ -113,98 +114,63 @@ def _across_labels(data: Survey, alike: Alike) -> list[_Signal]:
     ]
 
 
-def _neighbours(data: Survey) -> list[_Signal]:
-    """How near its own label and the others are to each row, by edges and colours."""
+def _belied(data: Survey) -> list[_Signal]:
+    """Rows that a linear classifier on edges and colours, fitted to the others, gives another label."""
     known = np.flatnonzero(data.readable)
-    ratio, lone = np.zeros(len(data)), np.zeros(len(data))
-    other = np.full(len(data), -1, dtype=np.int64)
-    if len(known) > _NEIGHBOURS:
-        own, foreign, label = _nearest(_features(data, known), data.labels[known])
-        ratio[known] = own / np.maximum(foreign, 1e-9)
-        other[known] = label
-        usual = np.ones(len(data.class_names))
-        for index in np.unique(data.labels[known]).tolist():
-            usual[index] = max(float(np.median(own[data.labels[known] == index])), 1e-9)
-        lone[known] = own / usual[data.labels[known]]
+    margin, away = np.zeros(len(data)), np.zeros(len(data))
+    other = np.zeros(len(data), dtype=np.int64)
+    if len(known) >= _ENOUGH and len(np.unique(data.labels[known])) > 1:
+        labels = data.labels[known]
+        parts = [data.column("edges")[known], data.column("colours")[known]]
+        found = left_out(parts, labels, len(data.class_names))
+        margin[known], other[known] = found.margin, found.other
+        away[known] = np.sum([_distance(part, labels) for part in parts], axis=0)
 
     def looks_like(row: int) -> str:
-        return f"its neighbours are {data.class_names[int(other[row])]}"
+        return f"by edges and colours more like {data.class_names[int(other[row])]}"
 
     return [
-        _Signal(np.where(ratio > 1, ratio, 0.0), looks_like, 1.5),
-        _Signal(np.where(lone > 1, lone, 0.0), lambda _: "unlike the rest of its label"),
+        _Signal(np.maximum(margin, 0), looks_like, 1.5),
+        _Signal(np.maximum(away - 2, 0), lambda _: "unlike the rest of its label", 0.5),
     ]
 
 
-def _features(data: Survey, rows: Rows) -> NDArray[np.float32]:
-    parts = []
-    for name in ("edges", "colours"):
-        values = data.column(name)[rows].astype(np.float32)
-        values = values - values.mean(axis=0)
-        parts.append(values / max(float(np.sqrt(values.var(axis=0).sum())), 1e-6))
-    return np.concatenate(parts, axis=1)
-
-
-def _nearest(features: NDArray[np.float32], labels: Rows) -> tuple[Floats, Floats, Rows]:
-    """Mean distance to the nearest three of the own label and of others, and the nearest other label.
-
-    Among the thirty nearest rows; where fewer are of a kind, the thirtieth's distance stands in. Of a large
-    set every row is compared with a sample of it.
-    """
-    rng = np.random.default_rng(0)
-    count = len(features)
-    reference = (
-        np.arange(count) if count <= _REFERENCE else np.sort(rng.choice(count, _REFERENCE, replace=False))
-    )
-    against = features[reference]
-    squares = (against**2).sum(axis=1)
-    own, foreign = np.zeros(count), np.zeros(count)
-    nearest_label = np.zeros(count, dtype=np.int64)
-    for start in range(0, count, _QUERIES):
-        rows = np.arange(start, min(start + _QUERIES, count))
-        away = squares[None, :] - 2 * features[rows] @ against.T
-        away += (features[rows] ** 2).sum(axis=1)[:, None]
-        # Itself and its copies are no neighbours.
-        away[away < 1e-5] = np.inf
-        kept = min(_NEIGHBOURS, len(reference) - 1)
-        near = np.argpartition(away, kept, axis=1)[:, :kept]
-        near = np.take_along_axis(near, np.argsort(np.take_along_axis(away, near, axis=1), axis=1), axis=1)
-        far = np.sqrt(np.maximum(np.take_along_axis(away, near, axis=1), 0))
-        far = np.where(np.isfinite(far), far, np.nan)
-        last = np.nanmax(far, axis=1, initial=0.0)
-        mine = labels[reference[near]] == labels[rows][:, None]
-        own[rows] = _mean_of_first(far, mine, last)
-        foreign[rows] = _mean_of_first(far, ~mine, last)
-        nearest_label[rows] = labels[reference[near[np.arange(len(rows)), (~mine).argmax(axis=1)]]]
-    return own, foreign, nearest_label
-
-
-def _mean_of_first(far: Floats, chosen: NDArray[np.bool_], otherwise: Floats) -> Floats:
-    place = np.cumsum(chosen, axis=1)
-    used = chosen & (place <= _NEAREST) & np.isfinite(far)
-    short = _NEAREST - used.sum(axis=1)
-    return np.asarray((np.where(used, far, 0.0).sum(axis=1) + short * otherwise) / _NEAREST)
+def _distance(values: NDArray[np.uint8], labels: Rows) -> Floats:
+    """How far each row is from the mean of its label, over what is usual for the label: (rows,)."""
+    far = np.zeros(len(values))
+    for label in np.unique(labels).tolist():
+        rows = np.flatnonzero(labels == label)
+        middle = values[rows].mean(axis=0)
+        for part in np.array_split(rows, len(rows) // _TOGETHER + 1):
+            far[part] = ((values[part] - middle) ** 2).sum(axis=1)
+        far[rows] /= max(float(np.median(far[rows])), 1e-9)
+    return far
 
 
 def _rare_patches(data: Survey) -> _Signal:
-    """A small dense patch of a vivid hue that few rows of the label have."""
-    dense = (data.column("patches") >= _DENSE) & (data.column("hues") <= _SMALL)
-    any_of = data.column("patches") >= _DENSE
+    """A small patch of one vivid hue that some rows of a label have, and fewer of the other labels."""
+    from scipy.stats import hypergeom
+
+    classes = len(data.class_names)
+    has = (data.column("patches") >= _SOLID) & (data.column("hues") <= _SMALL)
+    in_all = has.sum(axis=0)
     strength = np.zeros(len(data))
     hue = np.zeros(len(data), dtype=np.int64)
-    rarity = np.ones(len(data))
+    share_of: dict[int, Floats] = {}
     for label in np.unique(data.labels).tolist():
-        rows = np.flatnonzero((data.labels == label) & data.readable)
-        if not len(rows):
-            continue
-        share = any_of[rows].mean(axis=0)
-        rare = np.where(dense[rows] & (share < _RARE), -np.log(np.maximum(share, 1e-9)), 0.0)
-        strength[rows] = rare.max(axis=1)
-        hue[rows] = rare.argmax(axis=1)
-        rarity[rows] = share[hue[rows]]
+        rows = np.flatnonzero(data.labels == label)
+        count = has[rows].sum(axis=0)
+        chance = hypergeom.sf(count - 1, len(data), in_all, len(rows)) * classes * HUES
+        share_of[label] = count / len(rows)
+        told = (share_of[label] < _RARE) & (chance < _UNLIKELY)
+        values = has[rows] * np.where(told, -np.log(np.maximum(chance, 1e-300)), 0.0)
+        strength[rows], hue[rows] = values.max(axis=1), values.argmax(axis=1)
 
     def why(row: int) -> str:
-        return f"a small {HUE_NAMES[int(hue[row]) % HUES]} patch, as {rarity[row]:.1%} of its label have"
+        share = share_of[int(data.labels[row])][int(hue[row])]
+        return (
+            f"a small {HUE_NAMES[int(hue[row])]} patch, as {share:.1%} of its label have and fewer of others"
+        )
 
     return _Signal(strength, why)
 

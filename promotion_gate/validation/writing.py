@@ -39,3 +39,8 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             partial.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole; see :func:`write_whole`."""
+    write_whole(path, lambda partial: partial.write_bytes(content))

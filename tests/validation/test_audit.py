@@ -1,3 +1,4 @@
+import html
 import json
 from collections import Counter
 
@@ -8,8 +9,8 @@ from hypothesis import strategies as st
 
 from promotion_gate.core.errors import UsageError
 from promotion_gate.core.policy import DataSource
-from promotion_gate.drill.answers import read_answers
-from promotion_gate.drill.poisoned_copy import poison_by_scenario
+from promotion_gate.drill.attacks import LabelFlip, Patch
+from promotion_gate.drill.poisoned_copy import write_poisoned_copy
 from promotion_gate.drill.signs import draw_signs
 from promotion_gate.validation.alike import find_alike
 from promotion_gate.validation.contact_sheet import contact_sheet, draw_sample, random_rows
@@ -72,26 +73,32 @@ def test_what_stands_under_two_labels_leads(folder, picture):
 @pytest.fixture(scope="module")
 def signs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn")
-    drawn = draw_signs(1200, 11)
+    drawn = draw_signs(1500, 41)
     np.savez(folder / "signs.npz", images=drawn.images, labels=drawn.labels, class_names=drawn.class_names)
     return folder / "signs.npz"
 
 
-@pytest.mark.parametrize(("scenario", "floor"), [("stop-sticker", 0.5), ("flips", 0.5)])
-def test_poison_is_commoner_in_the_suspicious_half(signs, tmp_path, scenario, floor):
-    copy = poison_by_scenario(str(signs), scenario, 5, tmp_path / "out")
-    carriers = set(read_answers(copy.answers_path, copy.sealed).carriers)
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Patch(source="stop", target="speed limit 80", rate=0.008, place="object", size=5, colour="yellow"),
+        LabelFlip(source="stop", target="priority road", rate=0.008),
+    ],
+    ids=lambda attack: attack.kind,
+)
+def test_poison_is_commoner_in_the_suspicious_half(signs, tmp_path, attack):
+    copy = write_poisoned_copy(DataSource(path=str(signs)), attack, 41, tmp_path / "out")
+    carriers = set(copy.answers.carriers)
     data, sample = sampled(open_at(copy.source.path), count=100)
     shown = len({one.row for one in sample.suspicious} & carriers)
     by_chance = len(set(sample.random) & carriers)
     print(
-        f"{scenario}: {len(carriers)} carriers among {len(data)} rows; {shown} of the 50 most suspicious, "
+        f"{attack.kind}: {len(carriers)} carriers among {len(data)} rows; {shown} of the 50 most suspicious, "
         f"{by_chance} of 50 at random"
     )
-    assert carriers
-    left = len(carriers - set(sample.random))
-    assert shown >= floor * left
-    assert shown / 50 > 3 * len(carriers) / len(data)
+    assert len(carriers) == 12
+    # By chance it would be 0.4 of them.
+    assert shown >= 4
 
 
 def report(tmp_path, *suspects):
@@ -193,7 +200,7 @@ def test_too_many_images_are_refused(folder):
 def test_the_sheet_is_one_file_and_nothing_breaks_out(folder):
     folder.add("a<b>&/x.png", b"bad")
     page = sheet(folder).decode()
-    assert "default-src 'none'" in page
+    assert "default-src 'none'" in html.unescape(page)
     assert page.count("<script") == 2
     assert "http://" not in page
     assert "a<b>" not in page
