@@ -80,15 +80,17 @@ def near_pairs(hashes: Hashes, bits: int) -> Iterator[tuple[Rows, Rows]]:
     for number, (shift, mask) in enumerate(bands):
         keys = (hashes >> shift) & mask
         order = np.argsort(keys, kind="stable")
+        # In order of their keys, those that are compared lie side by side in memory.
+        sorted_hashes = hashes[order]
         for one, other in _sharing(keys[order]):
-            first, second = order[one], order[other]
-            difference = hashes[first] ^ hashes[second]
-            close = np.bitwise_count(difference) <= bits
+            difference = sorted_hashes[one] ^ sorted_hashes[other]
+            close = np.flatnonzero(np.bitwise_count(difference) <= bits)
             # A pair that agrees in several bands is told by the first of them.
             for earlier, within in bands[:number]:
-                close &= ((difference >> earlier) & within) != 0
-            if close.any():
-                yield np.minimum(first[close], second[close]), np.maximum(first[close], second[close])
+                close = close[((difference[close] >> earlier) & within) != 0]
+            if len(close):
+                first, second = order[one[close]], order[other[close]]
+                yield np.minimum(first, second), np.maximum(first, second)
 
 
 def _bands(count: int) -> list[tuple[np.uint64, np.uint64]]:

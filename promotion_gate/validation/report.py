@@ -47,7 +47,7 @@ def offender_text(one: Offender) -> str:
     """A row, its label, and what is wrong with it."""
     parts = [f"{one.id} [{one.label}]"]
     if one.beside is not None:
-        parts.append(beside_text(one.beside))
+        parts.append(f"beside {beside_text(one.beside)}")
     if one.why:
         parts.append(one.why)
     return ": ".join(parts)

@@ -81,7 +81,10 @@ def gx_suite(data: Survey, frame: pd.DataFrame, suite: Mapping[str, Any]) -> Ite
             try:
                 made = gx.ExpectationSuite(name=name, expectations=[{"type": kind, "kwargs": dict(kwargs)}])
                 answer = batch.validate(made, result_format={"result_format": "COMPLETE"})
-                yield _gx_judged(data, name, kwargs, answer.results[0])
+                if answer.results:
+                    yield _gx_judged(data, name, kwargs, answer.results[0])
+                else:
+                    yield Judged.unexamined(name, "Great Expectations has no such expectation")
             except Exception as error:
                 yield Judged.unexamined(name, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
@@ -166,7 +169,7 @@ def pandera_schema(data: Survey, frame: pd.DataFrame, schema: Any) -> Iterator[J
             rows = [int(i) for i in part["index"].dropna().tolist() if 0 <= int(i) < len(data)]
             example = part["failure_case"].iloc[0]
             yield Judged(
-                f"pandera.{column}.{check}"[:160],
+                f"pandera.{column if isinstance(column, str) else 'table'}.{check}"[:160],
                 State.NOT_MET,
                 f"{plural(len(part), 'value')} otherwise; for example {example!r:.60}",
                 count=len(part),
