@@ -485,14 +485,15 @@ def _move(
         still(facts, events)
         ref = papers.record.ref
         transition = Transition(ref.name, alias, facts.aliases.get(alias), ref.version)
-        record = replace(papers.record, transition=transition)
+        sequence = _next_sequence(events)
+        record = replace(papers.record, transition=transition, sequence=sequence)
         envelope = sign_record(record, actor.keys.signing)
         pointer = EventPointer(
             name=ref.name,
             version=ref.version,
             action=record.action,
             alias=alias,
-            sequence=_next_sequence(events),
+            sequence=sequence,
             from_version=transition.from_version,
             to_version=transition.to_version,
             mirror_stage=_mirrors(production, facts),
@@ -583,15 +584,16 @@ def _note_down(registry: Registry, papers: _Papers, production: Production, acto
     another one got ahead of meanwhile is written again, so that the last word on a version stands last.
     """
     record = papers.record
-    envelope = sign_record(record, actor.keys.signing)
     name = record.ref.name
     for attempt in range(NOTE_ATTEMPTS):
+        record = replace(record, sequence=_next_sequence(registry.events(name)))
+        envelope = sign_record(record, actor.keys.signing)
         pointer = EventPointer(
             name=name,
             version=record.ref.version,
             action=record.action,
             alias=production.alias,
-            sequence=_next_sequence(registry.events(name)),
+            sequence=record.sequence,
             gate_run_id=record.gate_run_id,
         )
         event_id = registry.begin_event(pointer, envelope, papers.verdict)

@@ -202,11 +202,13 @@ def read_record(registry: Registry, event: Event, trusted: TrustedKeys) -> Audit
     record = verify_record(content, trusted, name=what)
     moved = record.transition
     said = (
+        record.sequence,
         record.action,
         record.ref,
         None if moved is None else (moved.alias, moved.from_version, moved.to_version),
     )
     pointed = (
+        pointer.sequence,
         pointer.action,
         ModelRef(pointer.name, pointer.version),
         (pointer.alias, pointer.from_version, pointer.to_version) if pointer.moves else None,

@@ -141,6 +141,20 @@ def test_a_verdict_of_another_version_is_not_enough(store, keys):
     assert "names another SHA-256" in str(verify(store, keys, f"{NAME}/1").broken)
 
 
+def test_an_old_promotion_cannot_be_told_again(store, keys):
+    """Whoever may write to the server can copy a signed record into a new event, and move the alias."""
+    for version in (1, 2):
+        promote(store, keys, version)
+    old = next(e for e in store.events.values() if e.pointer.version == 1)
+    papers = store.runs[old.event_id].files
+    registry = MemoryRegistry(store)
+    again = replace(old.pointer, sequence=99)
+    forged = registry.begin_event(again, papers[RECORD_FILE], papers[VERDICT_FILE])
+    registry.finish_event(forged, "done")
+    store.aliases[NAME]["production"] = 1
+    assert "speaks of another event" in str(verify(store, keys).broken)
+
+
 def test_signed_by_nobody_who_is_trusted(store, keys, foreign):
     promote(store, foreign, 1)
     assert "which is not trusted here" in str(verify(store, keys).broken)

@@ -56,6 +56,7 @@ class _Predicate(_Part):
     card_sha256: str
     verdict_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     gate_run_id: str
+    sequence: int = Field(ge=0)
     transition: _Move | None
     unsafe: tuple[str, ...]
 
@@ -125,6 +126,7 @@ def _statement(record: AuditRecord) -> dict[str, Any]:
             "card_sha256": record.card_sha256,
             "verdict_sha256": record.verdict_sha256,
             "gate_run_id": record.gate_run_id,
+            "sequence": record.sequence,
             "transition": None
             if move is None
             else {
@@ -162,6 +164,7 @@ def _record(payload: bytes, name: str) -> AuditRecord:
         card_sha256=said.card_sha256,
         verdict_sha256=said.verdict_sha256,
         gate_run_id=said.gate_run_id,
+        sequence=said.sequence,
         transition=None
         if move is None
         else Transition(ref.name, move.alias, move.from_version, move.to_version),

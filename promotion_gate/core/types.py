@@ -297,8 +297,9 @@ class AuditRecord:
 
     ``transition`` is None for events that move nothing (a rejection, a hold). ``card_sha256`` and
     ``policy_digest`` are empty where no card or policy was involved (a rollback). ``verdict_sha256`` is that
-    of the signed verdict which the event rests on, empty where there is none. ``champion`` is the version
-    that was in production when the verdict was made.
+    of the signed verdict which the event rests on, empty where there is none. ``sequence`` is the event's
+    place in the model's history, so that an old record cannot stand for a new event. ``champion`` is the
+    version that was in production when the verdict was made.
     """
 
     action: Action
@@ -317,3 +318,4 @@ class AuditRecord:
     unsafe: Sequence[str] = ()
     champion: int | None = None
     verdict_sha256: str = ""
+    sequence: int = 0
