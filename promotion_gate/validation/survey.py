@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from promotion_gate.core.errors import GateError, InputError, UsageError
 from promotion_gate.core.policy import DataSource
+from promotion_gate.data.files import is_url
 from promotion_gate.data.interface import ImageDataset, Stored
 from promotion_gate.data.open import open_dataset
 from promotion_gate.validation.facts import COLUMNS, LOOKS, TEXTS, Facts, describe
@@ -91,6 +92,11 @@ def open_data(source: DataSource, folder: Path = Path()) -> ImageDataset:
     ------
     UsageError: the set is missing or cannot be made sense of.
     """
+    if not is_url(source.path):
+        place = folder / Path(source.path).expanduser()
+        if place.exists() and not (place.is_file() or place.is_dir()):
+            # A pipe would be waited for without end.
+            raise UsageError(f"{place} is neither a folder nor a plain file", "is the path right?")
     try:
         return open_dataset(source, folder=folder, class_names=None)
     except InputError as error:

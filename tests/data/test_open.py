@@ -24,7 +24,7 @@ def test_a_missing_set_is_one_clear_line_that_holds(open_at, path):
     assert caught.value.exit_code is ExitCode.HELD
 
 
-@pytest.mark.parametrize("path", ["s3://bucket/x.npz", "nonsense://x"])
+@pytest.mark.parametrize("path", ["gs://bucket/x.npz", "nonsense://x"])
 def test_a_url_without_a_driver_is_an_input_error(open_at, path):
     with pytest.raises(InputError, match="cannot open"):
         open_at(path)

@@ -122,6 +122,12 @@ def test_missing_data_is_wrong_usage(tmp_path):
         open_data(DataSource(path=str(tmp_path / "nothing")))
 
 
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "set.csv")
+    with pytest.raises(UsageError, match="neither a folder nor a plain file"):
+        open_data(DataSource(path=str(tmp_path / "set.csv")))
+
+
 def test_compressed_bombs_are_told_not_unpacked(folder, encode):
     def chunk(kind, data):
         return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
