@@ -24,6 +24,10 @@ _PACKAGE = re.compile(
     rf"{_NAME}(?:\s*\[[A-Za-z0-9._,\s-]*\])?\s*(?:{_VERSION}(?:\s*,\s*{_VERSION})*)?(?:\s*;[^@#:/\\]*)?"
 )
 _INCLUDES = frozenset(["-r requirements.txt", "-c constraints.txt"])
+# PyTorch publishes its builds there and nowhere else, and its own instructions put the line into the file.
+_PYTORCH_INDEX = re.compile(
+    r"--extra-index-url[ =]https://download\.pytorch\.org/whl(?:/[a-z0-9][a-z0-9.]*)*/?"
+)
 _CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _CONDA_KEYS = frozenset(["name", "channels", "dependencies"])
 _PYTHON_KEYS = frozenset(["python", "build_dependencies", "dependencies"])
@@ -48,6 +52,8 @@ def _requirement_violations(lines: Sequence[Any]) -> Iterator[str]:
     for line in lines:
         text = str(line).split(" #")[0].strip() if isinstance(line, str) else repr(line)
         if not text or text.startswith("#") or text in _INCLUDES:
+            continue
+        if _PYTORCH_INDEX.fullmatch(text):
             continue
         if len(text) > MAX_LINE_CHARACTERS or _PACKAGE.fullmatch(text) is None:
             yield (
