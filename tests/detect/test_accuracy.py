@@ -57,7 +57,7 @@ def test_the_shipped_intervals_are_those_of_the_counts():
         told.append((row.stopped, row.models, row.low, row.high))
         told.append((row.rejected, row.models, row.rejected_low, row.rejected_high))
     for caught, of, low, high in told:
-        assert (low, high) == pytest.approx(wilson_interval(caught, of), abs=5e-4)
+        assert (low, high) == pytest.approx(tuple(map(float, wilson_interval(caught, of))), abs=5e-4)
     assert bool(told) == bool(table.models)
 
 
