@@ -184,7 +184,7 @@ transition.rollback(Dying(sys.argv[1]), sys.argv[2], reason="killed")
 def test_a_killed_rollback_is_closed_by_the_next_command(mlflow_server, registry, name, actor, moment):
     for version in (1, 2, 3):
         transition.promote(registry, judged(registry, name, version), actor=actor)
-    environment = {**os.environ, "PROMOTION_GATE_KEY": str(actor.keys.signing.path)}
+    environment = {**os.environ, "PROMOTION_GATE_KEY": str(actor.keys.signing.name)}
     dead = subprocess.run(
         [sys.executable, "-c", KILLED, mlflow_server, name, moment], env=environment, check=False
     )
@@ -235,7 +235,7 @@ def test_rollback_imports_none_of_the_heavy_libraries(mlflow_server, registry, n
         "transition.rollback(MlflowRegistry(sys.argv[1]), sys.argv[2], reason='fast');"
         "print(*sys.modules)"
     )
-    environment = {**os.environ, "PROMOTION_GATE_KEY": str(actor.keys.signing.path)}
+    environment = {**os.environ, "PROMOTION_GATE_KEY": str(actor.keys.signing.name)}
     done = subprocess.run(
         [sys.executable, "-c", code, mlflow_server, name],
         env=environment, capture_output=True, text=True, check=True,
