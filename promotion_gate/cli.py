@@ -22,7 +22,9 @@ from promotion_gate.commands import (
     validate,
     vendor,
 )
+from promotion_gate.commands.arguments import jobs, seed, share
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
+from promotion_gate.core.writing import require_writable
 
 if TYPE_CHECKING:
     from promotion_gate.core.policy import Production
@@ -119,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--dir", type=Path, default=Path("demo"), metavar="D", help="where to work (default: demo)"
     )
-    demo.add_argument("--seed", type=_seed, default=0, help="another seed draws other signs (default: 0)")
+    demo.add_argument("--seed", type=seed, default=0, help="another seed draws other signs (default: 0)")
 
     init = command("init", _init, "write a commented policy to start from", registry=False)
     init.add_argument("path", nargs="?", type=Path, default=Path("gate.toml"), metavar="FILE")
@@ -156,13 +158,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     calibrate.add_argument(
         "--false-alarm-rate",
-        type=_share,
+        type=share,
         default=0.05,
         metavar="R",
         help="clean models that any bound may stop (default: 0.05)",
     )
     calibrate.add_argument(
-        "--confidence", type=_share, metavar="C", help="how sure the rate must be (else it is met on average)"
+        "--confidence", type=share, metavar="C", help="how sure the rate must be (else it is met on average)"
     )
     calibrate.add_argument(
         "--only",
@@ -226,13 +228,13 @@ def _parser() -> argparse.ArgumentParser:
     poison.add_argument(
         "--out", type=Path, required=True, metavar="D", help="a new folder for the copy and the answers"
     )
-    poison.add_argument("--seed", type=_seed, default=0, help="another seed draws other rows (default: 0)")
+    poison.add_argument("--seed", type=seed, default=0, help="another seed draws other rows (default: 0)")
 
     drill_run = command(
         "run", _drill_run, "poison, train, gate, and say who noticed", registry=False, within=drills
     )
     drill_run.add_argument("scenario", metavar="SCENARIO", help="a shipped one or a TOML file")
-    drill_run.add_argument("--seed", type=_seed, default=0, help="another seed poisons and trains otherwise")
+    drill_run.add_argument("--seed", type=seed, default=0, help="another seed poisons and trains otherwise")
     drill_run.add_argument(
         "--dir", type=Path, default=Path("drills"), metavar="D", help="where to work (default: drills)"
     )
@@ -248,7 +250,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="D", help="where to work (default: a folder of the campaign's name)"
     )
     campaign.add_argument(
-        "--jobs", type=_count, default=0, metavar="N", help="drills side by side (default: as the file says)"
+        "--jobs", type=jobs, default=0, metavar="N", help="drills side by side (default: as the file says)"
     )
     campaign.add_argument(
         "--again",
@@ -292,28 +294,6 @@ def _version(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"not a version number: {text!r}")
     return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"not a seed: {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"not a number from 1 to 1024: {text!r}")
-    return int(text)
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share < 1:
-        raise argparse.ArgumentTypeError(f"not a share between 0 and 1: {text!r}")
-    return share
 
 
 def _registry(args: argparse.Namespace) -> Registry:
@@ -363,7 +343,7 @@ def _drill_run(args: argparse.Namespace) -> int:
     changes = {} if args.policy is None else {"gate": {"policy": str(args.policy.absolute())}}
     scenario = load_scenario(args.scenario, changes)
     if args.json is not None:
-        _refuse_unwritable(args.json)
+        require_writable(args.json)
     home = open_home(args.dir, args.tracking_uri or None)
     drilled = run_drill(scenario, args.seed, home, progress=_progress(args))
     report = write_drill_report(scenario, drilled)
@@ -418,7 +398,7 @@ def _run(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
     wanted = [path for path in (args.json, args.junit, args.summary, args.card) if path is not None]
     for path in wanted:
-        _refuse_unwritable(path)
+        require_writable(path)
 
     from promotion_gate.gate import run_gate, verdict_line
 
@@ -460,7 +440,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     out = args.out or args.policy.with_suffix(".calibrated.toml")
     if out.exists():
         raise UsageError(f"{out} exists already", "remove it, or name another with --out")
-    _refuse_unwritable(out)
+    require_writable(out)
     models, notes = calibration.gathered(
         lambda: _registry(args), args.clean_models, args.findings, policy, _progress(args)
     )
@@ -474,15 +454,6 @@ def _calibrate(args: argparse.Namespace) -> int:
         say(f"note: {note}")
     say(f"wrote {out}")
     return ExitCode.DONE
-
-
-def _refuse_unwritable(path: Path) -> None:
-    """Say before the long work, not after it, that a file cannot be written."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {folder}", "create it first")
-    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise UsageError(f"cannot write {path}: no permission, or it is a folder")
 
 
 def _write_files(args: argparse.Namespace, run: object) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promotion_gate.commands import Command, progress_lines, say
+from promotion_gate.commands.arguments import percentage, positive
 from promotion_gate.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def add(command: Command) -> None:
     added.add_argument("--reason", default="", metavar="TEXT", help="why; it goes into the entry")
     added.add_argument("--replace", action="store_true", help="state an entry of that name anew")
     added.add_argument(
-        "--max-gib", type=_positive, default=50.0, metavar="G", help="most to fetch from a URL (default: 50)"
+        "--max-gib", type=positive, default=50.0, metavar="G", help="most to fetch from a URL (default: 50)"
     )
     added.add_argument(
-        "--max-seconds", type=_positive, default=21600.0, metavar="S", help="for how long (default: 21600)"
+        "--max-seconds", type=positive, default=21600.0, metavar="S", help="for how long (default: 21600)"
     )
     _document(added)
     _quiet(added)
@@ -71,7 +72,7 @@ def add(command: Command) -> None:
         within=within,
     )
     covered.add_argument(
-        "--min", type=_percent, default=0.0, metavar="P", help="exit 3 below P %% (default: 0)"
+        "--min", type=percentage, default=0.0, metavar="P", help="exit 3 below P %% (default: 0)"
     )
     covered.add_argument(
         "--code", type=Path, metavar="PATH", help="count what its code brings in and is not registered, too"
@@ -118,26 +119,6 @@ def _document(parser: argparse.ArgumentParser) -> None:
 
 def _quiet(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
-
-
-def _percent(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"not a percentage from 0 to 100: {text!r}")
-    return value
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e9:
-        raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
-    return value
 
 
 def _place(args: argparse.Namespace, *, to_write: bool = False) -> Path:
@@ -284,6 +265,7 @@ def _unregistered(code: Path, dbom: Path) -> Sequence[str]:
 
 
 def _export(args: argparse.Namespace) -> int:
+    from promotion_gate.core.writing import write_bytes
     from promotion_gate.provenance.dbom import read_dbom
     from promotion_gate.provenance.export import export
 
@@ -292,10 +274,7 @@ def _export(args: argparse.Namespace) -> int:
     if args.out is None:
         print(content.decode("ascii"), end="")
         return ExitCode.DONE
-    try:
-        args.out.write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"cannot write {args.out}: {error.strerror}") from None
+    write_bytes(args.out, content)
     say(f"wrote {args.out}")
     return ExitCode.DONE
 

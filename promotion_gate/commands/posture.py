@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from promotion_gate.commands import Command, say
-from promotion_gate.commands.scan import registered_sets, write_whole
+from promotion_gate.commands.scan import registered_sets
 from promotion_gate.core.errors import ExitCode, UsageError
+from promotion_gate.core.writing import write_bytes
 
 
 def add(command: Command) -> None:
@@ -48,11 +49,11 @@ def _posture(args: argparse.Namespace) -> int:
     )
     posture = assess(root, scan, registered, _dbom_name(args.dbom or settings.dbom, root), settings.exclude)
     if args.json is not None:
-        write_whole(args.json, posture_json(posture))
+        write_bytes(args.json, posture_json(posture).encode())
     if args.html is not None:
         from promotion_gate.card.posture import render_posture
 
-        write_whole(args.html, render_posture(posture_table(posture), root.resolve().name).decode("utf-8"))
+        write_bytes(args.html, render_posture(posture_table(posture), root.resolve().name))
     for line in posture_lines(posture):
         say(line)
     bounds = ((args.min_coverage, posture.coverage), (args.min_validation, posture.validation))

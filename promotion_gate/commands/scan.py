@@ -39,6 +39,7 @@ def add(command: Command) -> None:
 
 
 def _scan(args: argparse.Namespace) -> int:
+    from promotion_gate.core.writing import write_bytes
     from promotion_gate.provenance.scan.baseline import baseline_text
     from promotion_gate.provenance.scan.report import scan_json, scan_lines
     from promotion_gate.provenance.scan.sarif import sarif_text
@@ -47,11 +48,11 @@ def _scan(args: argparse.Namespace) -> int:
         raise UsageError("--write-baseline and --reason go together", "say why the findings may stay")
     scan, before = _scanned(args)
     if args.sarif is not None:
-        write_whole(args.sarif, sarif_text(scan))
+        write_bytes(args.sarif, sarif_text(scan).encode())
     if args.json is not None:
-        write_whole(args.json, scan_json(scan))
+        write_bytes(args.json, scan_json(scan).encode())
     if args.write_baseline is not None:
-        write_whole(args.write_baseline, baseline_text(scan.findings, args.reason.strip(), before))
+        write_bytes(args.write_baseline, baseline_text(scan.findings, args.reason.strip(), before).encode())
         say(f"wrote {args.write_baseline}: {len(scan.failing)} new findings")
         return ExitCode.DONE
     for line in scan_lines(scan):
@@ -93,27 +94,3 @@ def registered_sets(named: Path | None, root: Path, settings: ScanSettings) -> R
             return RegisteredSets()
         path = beside
     return read_registered(path)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a report beside its place and move it there.
-
-    Raises
-    ------
-    UsageError: it cannot be written.
-    """
-    import tempfile
-
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            temporary = Path(file.name)
-            file.write(text)
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None

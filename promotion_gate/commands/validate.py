@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from promotion_gate.commands import Command, say
+from promotion_gate.commands import Command, progress_lines, say
+from promotion_gate.commands.arguments import jobs, seed
 from promotion_gate.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ def add(command: Command) -> None:
         metavar="F",
         help="default: contact-sheet.html",
     )
-    audit.add_argument("--seed", type=_seed, default=0, help="another seed draws other rows (default: 0)")
+    audit.add_argument("--seed", type=seed, default=0, help="another seed draws other rows (default: 0)")
     audit.add_argument(
         "--findings", type=Path, metavar="F", help="the JSON report of a gate run: the rows it names lead"
     )
@@ -84,40 +83,16 @@ def _data(parser: argparse.ArgumentParser) -> None:
 
 def _work(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--jobs", type=_jobs, default=0, metavar="N", help="worker processes (default: one a core)"
+        "--jobs", type=jobs, default=0, metavar="N", help="worker processes (default: one a core)"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 
-def _seed(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"not a seed: {text!r}")
-    return int(text)
-
-
-def _jobs(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1024:
-        raise argparse.ArgumentTypeError(f"not a number from 1 to 1024: {text!r}")
-    return int(text)
-
-
-def _progress(args: argparse.Namespace) -> Callable[[str], None]:
-    from promotion_gate.operators import plain
-
-    clock = time.monotonic()
-
-    def progress(line: str) -> None:
-        sys.stderr.write(f"[{time.monotonic() - clock:6.1f} s] {plain(line)}\n")
-        sys.stderr.flush()
-
-    return (lambda _: None) if args.quiet else progress
-
-
 def _validate(args: argparse.Namespace) -> int:
+    from promotion_gate.core.writing import require_writable
     from promotion_gate.validation.expectations import Expectations, load_expectations
     from promotion_gate.validation.report import validation_lines
     from promotion_gate.validation.run import validate
-    from promotion_gate.validation.writing import require_writable
 
     if args.profile:
         return _profile(args)
@@ -133,8 +108,8 @@ def _validate(args: argparse.Namespace) -> int:
         if path is not None:
             require_writable(path)
     found = validate(
-        args.data, expected, holdout=args.holdout, previous=args.previous, progress=_progress(args),
-        jobs=args.jobs, more=suites,
+        args.data, expected, holdout=args.holdout, previous=args.previous, jobs=args.jobs, more=suites,
+        progress=progress_lines(quiet=args.quiet),
     )  # fmt: skip
     _write(args, found)
     for line in validation_lines(found):
@@ -143,9 +118,9 @@ def _validate(args: argparse.Namespace) -> int:
 
 
 def _profile(args: argparse.Namespace) -> int:
+    from promotion_gate.core.writing import require_writable, write_bytes
     from promotion_gate.validation.profile import profile_lines, starting_expectations
     from promotion_gate.validation.run import validate
-    from promotion_gate.validation.writing import require_writable, write_bytes
 
     if args.gx_suite is not None or args.pandera is not None or args.junit is not None:
         raise UsageError("--profile judges nothing", "leave --gx-suite, --pandera and --junit out")
@@ -156,8 +131,8 @@ def _profile(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.expect_out} exists already", "remove it, or name another file")
     reading = _reading(args)
     found = validate(
-        args.data, None, holdout=args.holdout, previous=args.previous, progress=_progress(args),
-        jobs=args.jobs, reading=reading,
+        args.data, None, holdout=args.holdout, previous=args.previous, jobs=args.jobs, reading=reading,
+        progress=progress_lines(quiet=args.quiet),
     )  # fmt: skip
     _write(args, found)
     for line in profile_lines(found):
@@ -198,10 +173,10 @@ def _suites(args: argparse.Namespace) -> Callable[[Any, Any], Iterable[Judged]] 
 
 
 def _write(args: argparse.Namespace, found: Validation) -> None:
+    from promotion_gate.core.writing import write_bytes, write_whole
     from promotion_gate.validation.page import validation_page
     from promotion_gate.validation.report import validation_json, validation_junit
     from promotion_gate.validation.table import write_metadata
-    from promotion_gate.validation.writing import write_bytes, write_whole
 
     if args.metadata is not None:
         write_whole(args.metadata, lambda path: write_metadata(path, found.data, found.alike))
@@ -219,18 +194,18 @@ def _audit_sample(args: argparse.Namespace) -> int:
         return _read_marks(args)
     if args.quarantine is not None:
         raise UsageError("--quarantine goes with --marks")
+    from promotion_gate.core.writing import require_writable, write_bytes
     from promotion_gate.validation.alike import find_alike
     from promotion_gate.validation.contact_sheet import MOST_IMAGES, contact_sheet, draw_sample
     from promotion_gate.validation.expectations import Likeness
     from promotion_gate.validation.survey import open_data, survey
     from promotion_gate.validation.suspicion import read_findings
-    from promotion_gate.validation.writing import require_writable, write_bytes
 
     if not 2 <= args.n <= MOST_IMAGES:
         raise UsageError(f"cannot show {args.n:,} images", f"choose 2 to {MOST_IMAGES:,} with -n")
     require_writable(args.out)
     reading = _reading(args)
-    progress = _progress(args)
+    progress = progress_lines(quiet=args.quiet)
     dataset = open_data(reading.source(args.data, reading.split))
     named = [] if args.findings is None else read_findings(args.findings, dataset)
     data = survey(dataset, looks=True, progress=progress, jobs=args.jobs)
@@ -243,9 +218,9 @@ def _audit_sample(args: argparse.Namespace) -> int:
 
 
 def _read_marks(args: argparse.Namespace) -> int:
+    from promotion_gate.core.writing import require_writable, write_bytes
     from promotion_gate.validation.marks import marks_lines, quarantine_list, read_marks
     from promotion_gate.validation.survey import open_data
-    from promotion_gate.validation.writing import require_writable, write_bytes
 
     if args.quarantine is not None:
         require_writable(args.quarantine)

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from promotion_gate.commands import Command, progress_lines, say
+from promotion_gate.commands.arguments import positive
 from promotion_gate.core.errors import ExitCode, UsageError
 
 
@@ -25,10 +26,10 @@ def add(command: Command) -> None:
     vendor.add_argument("--expect", type=Path, metavar="F", help="expectations, as for validate")
     vendor.add_argument("--sha256", default="", metavar="HEX", help="what the publisher says of the download")
     vendor.add_argument(
-        "--max-gib", type=_positive, default=200.0, metavar="G", help="most to fetch or unpack (default: 200)"
+        "--max-gib", type=positive, default=200.0, metavar="G", help="most to fetch or unpack (default: 200)"
     )
     vendor.add_argument(
-        "--max-hours", type=_positive, default=6.0, metavar="H", help="longest to fetch (default: 6)"
+        "--max-hours", type=positive, default=6.0, metavar="H", help="longest to fetch (default: 6)"
     )
     vendor.add_argument("--dbom", type=Path, metavar="F", help="the bill of materials (default: dbom.json)")
     vendor.add_argument("--reason", default="", metavar="TEXT", help="with approve and reject: why")
@@ -117,13 +118,3 @@ def _list() -> int:
     if not waiting:
         say("nothing is in quarantine")
     return ExitCode.DONE
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1e9:
-        raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
-    return number

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from promotion_gate.core.errors import SigningError
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from promotion_gate.core.keys import SigningKey, TrustedKeys
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"

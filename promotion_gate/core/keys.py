@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from promotion_gate.core.envelope import one_line
 from promotion_gate.core.errors import SigningError
 
 if TYPE_CHECKING:
@@ -217,8 +218,7 @@ def _service_signer(uri: str) -> Any:
     except SigningError:
         raise
     except Exception as error:  # every key service has errors of its own
-        what = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise SigningError(f"the key {uri} cannot be used: {what}") from None
+        raise SigningError(f"the key {uri} cannot be used: {one_line(error)}") from None
 
 
 def _secret(name: str) -> str:

@@ -159,13 +159,11 @@ def readable(size: int) -> str:
     return f"{amount:.1f} TiB"
 
 
-def open_unchanging(path: str, name: str) -> UnchangingFile:
-    """Open a plain file that must stay as it is until it is closed; ``name`` is for the messages."""
-    return UnchangingFile(path, name)
-
-
 class UnchangingFile:
-    """A descriptor on a plain file; leaving the context refuses a file that changed since it was opened."""
+    """A descriptor on a plain file; leaving the context refuses a file that changed since it was opened.
+
+    ``name`` is what messages call it.
+    """
 
     def __init__(self, path: str, name: str) -> None:
         self._name = name
@@ -220,7 +218,7 @@ def _hash_file(path: str, name: str, buffer: bytearray, *, md5: bool) -> FileHas
     digest = hashlib.sha256()
     other = hashlib.md5(usedforsecurity=False) if md5 else None
     size = 0
-    with open_unchanging(path, name) as file:
+    with UnchangingFile(path, name) as file:
         for block in file.blocks(buffer):
             digest.update(block)
             if other is not None:
