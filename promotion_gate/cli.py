@@ -24,7 +24,6 @@ from promotion_gate.commands import (
 )
 from promotion_gate.commands.arguments import jobs, seed, share
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
-from promotion_gate.core.writing import require_writable
 
 if TYPE_CHECKING:
     from promotion_gate.core.policy import Production
@@ -343,7 +342,7 @@ def _drill_run(args: argparse.Namespace) -> int:
     changes = {} if args.policy is None else {"gate": {"policy": str(args.policy.absolute())}}
     scenario = load_scenario(args.scenario, changes)
     if args.json is not None:
-        require_writable(args.json)
+        _refuse_unwritable(args.json)
     home = open_home(args.dir, args.tracking_uri or None)
     drilled = run_drill(scenario, args.seed, home, progress=_progress(args))
     report = write_drill_report(scenario, drilled)
@@ -398,7 +397,7 @@ def _run(args: argparse.Namespace) -> int:
     policy = load_policy(args.policy)
     wanted = [path for path in (args.json, args.junit, args.summary, args.card) if path is not None]
     for path in wanted:
-        require_writable(path)
+        _refuse_unwritable(path)
 
     from promotion_gate.gate import run_gate, verdict_line
 
@@ -440,7 +439,7 @@ def _calibrate(args: argparse.Namespace) -> int:
     out = args.out or args.policy.with_suffix(".calibrated.toml")
     if out.exists():
         raise UsageError(f"{out} exists already", "remove it, or name another with --out")
-    require_writable(out)
+    _refuse_unwritable(out)
     models, notes = calibration.gathered(
         lambda: _registry(args), args.clean_models, args.findings, policy, _progress(args)
     )
@@ -454,6 +453,18 @@ def _calibrate(args: argparse.Namespace) -> int:
         say(f"note: {note}")
     say(f"wrote {out}")
     return ExitCode.DONE
+
+
+def _refuse_unwritable(path: Path) -> None:
+    """Say before the long work, not after it, that a file cannot be written.
+
+    It is written in place, so that a pipe or a job's summary file may be named.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise UsageError(f"cannot write {path}: there is no folder {folder}", "create it first")
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise UsageError(f"cannot write {path}: no permission, or it is a folder")
 
 
 def _write_files(args: argparse.Namespace, run: object) -> None:

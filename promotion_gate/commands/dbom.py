@@ -265,7 +265,6 @@ def _unregistered(code: Path, dbom: Path) -> Sequence[str]:
 
 
 def _export(args: argparse.Namespace) -> int:
-    from promotion_gate.core.writing import write_bytes
     from promotion_gate.provenance.dbom import read_dbom
     from promotion_gate.provenance.export import export
 
@@ -274,7 +273,10 @@ def _export(args: argparse.Namespace) -> int:
     if args.out is None:
         print(content.decode("ascii"), end="")
         return ExitCode.DONE
-    write_bytes(args.out, content)
+    try:
+        args.out.write_bytes(content)
+    except OSError as error:
+        raise UsageError(f"cannot write {args.out}: {error.strerror}") from None
     say(f"wrote {args.out}")
     return ExitCode.DONE
 

@@ -24,12 +24,16 @@ def require_writable(path: Path) -> None:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, which then takes its place.
+    """Let ``write`` fill a file beside ``path``, which then takes its place. A link is followed.
 
     Raises
     ------
-    UsageError: it cannot be written; ``path`` is as it was.
+    UsageError: it cannot be written, or is a device or pipe; ``path`` is as it was.
     """
+    # Renaming onto a link or a device, /dev/stdout for one, would put a plain file in its place.
+    if path.exists() and not path.is_file():
+        raise UsageError(f"cannot write {path}: it is not a plain file")
+    path = Path(os.path.realpath(path))
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     try:
         try:
