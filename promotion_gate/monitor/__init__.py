@@ -1,0 +1,1 @@
+"""Watching a model in production: logged predictions, baselines, drift, alarms and metrics."""
