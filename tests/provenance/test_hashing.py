@@ -2,6 +2,7 @@ import hashlib
 import os
 import socket
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -143,10 +144,42 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
     assert done.is_set()
 
 
+@pytest.mark.parametrize("change", [append, rewrite_in_place, rename_over])
+def test_a_small_file_that_changes_while_it_is_read_is_refused(signs, monkeypatch, change):
+    whole = os.read
+
+    def read(descriptor, size):
+        content = whole(descriptor, size)
+        monkeypatch.setattr(hashing.os, "read", whole)
+        change(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return content
+
+    monkeypatch.setattr(hashing.os, "read", read)
+    with pytest.raises(InputError, match="changed while it was read"):
+        hash_tree(signs)
+
+
+def test_other_processes_say_the_same(signs, monkeypatch):
+    (signs / "large").write_bytes(b"x" * 100_000)
+    told = []
+    here = hash_tree(signs, md5=True)
+    monkeypatch.setattr(hashing, "_WORTH_PROCESSES", 1)
+    assert hash_tree(signs, md5=True, progress=told.append) == here
+    assert told[-1].startswith("100 %")
+
+
+def test_a_file_that_cannot_be_read_is_named_by_other_processes_too(signs, monkeypatch):
+    monkeypatch.setattr(hashing, "_WORTH_PROCESSES", 1)
+    listed = hashing.list_files(signs)
+    (signs / "plain.png").unlink()
+    with pytest.raises(InputError, match=r"'plain.png': No such file"):
+        hashing.hash_files(signs, *listed)
+
+
 def test_a_file_that_comes_while_others_are_read_is_noticed(tmp_path, monkeypatch):
     root = tmp_path / "set"
     (root / "sub").mkdir(parents=True)
-    (root / "sub" / "a").write_text("a")
+    (root / "sub" / "a").write_bytes(b"a" * 100_000)
     whole = hashing.UnchangingFile.blocks
 
     def blocks(self, buffer):
