@@ -299,17 +299,32 @@ def _attest(args: argparse.Namespace) -> int:
 
     from promotion_gate.training import attest
 
-    if not args.run and args.out is None:
-        raise UsageError("nowhere to put the attestation", "name a run with --run, or a file with --out")
     if args.tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = args.tracking_uri
-    attest(args.model, args.data, key=args.key, dbom=args.dbom, run_id=args.run, code=args.code, out=args.out)
+    run = args.run or ("" if args.out is not None else _training_run(args.model))
+    attest(args.model, args.data, key=args.key, dbom=args.dbom, run_id=run, code=args.code, out=args.out)
     say(f"attested {args.model} from {', '.join(args.data)}")
-    if args.run:
-        say(f"stored with run {args.run}")
+    if run:
+        say(f"stored with run {run}")
     if args.out is not None:
         say(f"wrote {args.out}")
     return ExitCode.DONE
+
+
+def _training_run(model: str) -> str:
+    """The run behind a registered version, which is where the gate looks for its attestation."""
+    from promotion_gate.core.types import ModelRef
+    from promotion_gate.registry.mlflow import MlflowRegistry
+
+    nowhere = UsageError("nowhere to put the attestation", "name a run with --run, or a file with --out")
+    try:
+        ref = ModelRef.parse(model)
+    except UsageError:
+        raise nowhere from None
+    run = MlflowRegistry().version(ref).run_id
+    if not run:
+        raise nowhere
+    return run
 
 
 def _extent(entry: DbomEntry) -> str:

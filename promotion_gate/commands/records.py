@@ -52,6 +52,8 @@ def _keygen(args: argparse.Namespace) -> int:
     key = make_key_pair(path)
     say(f"private key: {path}")
     say(f"public key:  {path.with_suffix('.pub')}, id {key.key_id}")
+    if any((parent / ".git").exists() for parent in path.absolute().parents):
+        say("note: the private key lies in a git repository; keep it out of every commit")
     say(f"others trust it once they have put the public key into {trusted_folder()}")
     return ExitCode.DONE
 
