@@ -207,9 +207,9 @@ def _how_it_came(entry: HistoryEntry) -> str:
     if record is None:
         return f"warning: {entry.problem}"
     when = record.at.isoformat(timespec="seconds")
-    return (
-        f"{record.action} by {record.user}@{record.host} at {when}, digest {record.digest}: {record.reason}"
-    )
+    unsafe = f" [{', '.join(record.unsafe)}]" if record.unsafe else ""
+    who = f"{record.user}@{record.host}"
+    return f"{record.action} by {who} at {when}, digest {record.digest}{unsafe}: {record.reason}"
 
 
 def _row(entry: HistoryEntry) -> tuple[str, ...]:
@@ -225,9 +225,18 @@ def _row(entry: HistoryEntry) -> tuple[str, ...]:
         who = f"unknown, seen by {who}" if record.action == "foreign" else who
         when, digest = record.at, "-" if record.digest == NO_DIGEST else record.digest[:12]
         unsafe = f"[{', '.join(record.unsafe)}] " if record.unsafe else ""
-        why = unsafe + plain(record.reason, _REASON_WIDTH)
+        why = unsafe + (_seen(record.foreign) if record.foreign else plain(record.reason, _REASON_WIDTH))
     at = when.isoformat(sep=" ", timespec="seconds")
     return at, what, str(pointer.version), moved, plain(who, 40), digest, why
+
+
+def _seen(found: ForeignMove) -> str:
+    staged = (
+        ""
+        if found.stage is None
+        else f"; stage Production holds {', '.join(map(str, found.stage)) or 'none'}"
+    )
+    return f"changed past the gate{staged}"
 
 
 def _entry_json(entry: HistoryEntry) -> dict[str, Any]:

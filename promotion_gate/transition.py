@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from promotion_gate import __version__
-from promotion_gate.core.errors import ArtifactError, NotInRegistry, RegistryConflict, UsageError
+from promotion_gate.core.errors import (
+    ArtifactError,
+    NotInRegistry,
+    RegistryConflict,
+    SigningError,
+    UsageError,
+)
 from promotion_gate.core.policy import Production
 from promotion_gate.core.types import NO_DIGEST, Action, AuditRecord, ModelRef, Outcome
 from promotion_gate.core.verdict_summary import VerdictSummary, sign_verdict
@@ -263,14 +269,15 @@ def accept_foreign(
         )
 
     def verified() -> Papers:
-        target = vouched_target(
-            registry,
-            ModelRef(name, version),
-            events,
-            production.alias,
-            acting,
-            unsafe_unsigned=unsafe_unsigned,
-        )
+        ref = ModelRef(name, version)
+        try:
+            target = vouched_target(
+                registry, ref, events, production.alias, acting, unsafe_unsigned=unsafe_unsigned
+            )
+        except SigningError as error:
+            raise SigningError(
+                error.what, f"gate {ref}, roll back, or let it stand unverified with --unsafe-unsigned"
+            ) from None
         notes.extend(target.notes)
         record = AuditRecord(
             action="accept",

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -100,20 +99,19 @@ def test_no_redirect_is_followed():
         assert asked == []
 
 
-def test_a_server_that_dribbles_cannot_hold_the_operator():
+def test_a_server_that_dribbles_without_end_cannot_hold_the_operator():
+    over = threading.Event()
+
     def dribble(handler, n):
         handler.send_response(200)
         handler.end_headers()
-        for _ in range(40):
+        while not over.wait(0.02):
             handler.wfile.write(b" ")
-            handler.wfile.flush()
-            time.sleep(0.05)
 
     with serving(dribble) as (url, _):
-        clock = time.monotonic()
         with pytest.raises(ServingError, match="nothing within"):
             wait(url, 0.3)
-        assert time.monotonic() - clock < 1.9
+        over.set()
 
 
 def test_nobody_there():
@@ -153,7 +151,7 @@ def test_a_query_is_sent_and_not_shown():
 @given(st.binary(max_size=200))
 def test_no_answer_is_more_than_a_version_or_a_reason(body):
     said = health.reported_version(body)
-    assert said == "no version" or (type(said) is int and 0 < said)
+    assert said == "no version" or (type(said) is int and said > 0)
 
 
 @given(st.integers(1, 10**17))
