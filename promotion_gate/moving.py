@@ -217,7 +217,9 @@ def _confirm_move(registry: Registry, event: Event) -> None:
         )
 
 
-def _recovered(registry: Registry, event: Event, actor: Actor) -> list[str]:
+def _recovered(
+    registry: Registry, event: Event, actor: Actor, why: str = "begun by a process that died"
+) -> list[str]:
     """Close one begun event, and tell it in an entry that is begun before and finished after."""
     state = state_of(registry, event, actor)
     if state is None:
@@ -233,7 +235,7 @@ def _recovered(registry: Registry, event: Event, actor: Actor) -> list[str]:
     if pointer.action == "recover":
         close()  # what it was about has been closed by now, or will be with an entry of its own
         return []
-    line = f"{pointer.action} of {pointer.name}/{pointer.version}, begun by a process that died: {state}"
+    line = f"{pointer.action} of {pointer.name}/{pointer.version}, {why}: {state}"
     record = AuditRecord(
         action="recover",
         ref=ModelRef(pointer.name, pointer.version),
@@ -298,9 +300,9 @@ def _settled_as_done(registry: Registry, event: Event, actor: Actor, lock: Lock)
         state = state_of(registry, event, actor)
         if state == "done":
             _confirm_move(registry, event)
-        if state is not None:
-            note = f"closed by {actor.name} at {actor.clock().isoformat(timespec='seconds')}"
-            registry.finish_event(event.event_id, state, note)
+            registry.finish_event(event.event_id, state)
+        elif state is not None:
+            _recovered(registry, event, actor, "which failed")
         return state == "done"
     except GateError:
         return False
