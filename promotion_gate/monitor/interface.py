@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-AlarmKind = Literal["class-share", "confidence", "embedding", "unseen-class", "foreign-move"]
+AlarmKind = Literal["class-share", "confidence", "embedding", "unseen-class", "foreign-move", "rollback"]
 
 BASELINE_FILE = "baseline.dsse.json"
 """The artifact of a gate run that holds the signed baseline of the version it judged."""
