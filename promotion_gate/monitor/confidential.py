@@ -1,7 +1,7 @@
 """Secrets by reference, and texts from which they are taken out again.
 
-A file names a secret, ``${NAME}`` for a variable of the environment or ``file:PATH``, and never holds it: such
-files are committed, copied and mailed.
+A file names a secret, ``${NAME}`` for a variable of the environment or ``file:PATH``, and never holds it:
+such files are committed, copied and mailed.
 """
 
 from __future__ import annotations

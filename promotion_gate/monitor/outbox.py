@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -56,17 +58,18 @@ class _Alarm(_Part):
 
     @classmethod
     def of(cls, alarm: Alarm) -> _Alarm:
+        # A log may hold halves of characters, which no file can.
         return cls(
             kind=alarm.kind,
-            model=alarm.model,
+            model=_whole(alarm.model),
             version=alarm.version,
-            subject=alarm.subject,
+            subject=_whole(alarm.subject),
             state=alarm.state,
-            message=alarm.message,
+            message=_whole(alarm.message),
             since=alarm.since,
             at=alarm.at,
-            sigma=alarm.sigma,
-            detail=bounded(alarm.detail),
+            sigma=alarm.sigma if math.isfinite(alarm.sigma) else None,
+            detail=json.loads(_whole(json.dumps(bounded(alarm.detail), ensure_ascii=False))),
         )
 
     def back(self) -> Alarm:
@@ -208,7 +211,7 @@ class Outbox:
         with self._locked():
             state = self._read()
         found = [entry.alarm.back() for entry in state.alarms.values() if entry.alarm.state == "firing"]
-        return sorted(found, key=lambda alarm: (-alarm.sigma, alarm.key))
+        return sorted(found, key=lambda alarm: (-abs(alarm.sigma), alarm.key))
 
     def fares(self) -> dict[str, ReceiverState]:
         """Deliveries and failures of every receiver."""
@@ -237,22 +240,20 @@ class Outbox:
             fare.delivered += 1
             fare.failures_in_a_row, fare.next_try, fare.problem = 0, None, ""
             word = sent.notification.word
-            if word in ("notice", "test"):
+            if word == "notice":
                 for notice in state.notices:
                     if notice.id == sent.notification.id:
                         notice.told.append(receiver)
                 return
             entry = state.alarms.get(sent.notification.dedup_key)
-            if entry is not None:
-                entry.told[receiver] = _Told(
-                    episode=sent.episode, word=word, at=at, reminders=sent.reminders
-                )
+            if entry is not None and word in ("firing", "reminder", "resolved"):
+                entry.told[receiver] = _Told(episode=sent.episode, word=word, at=at, reminders=sent.reminders)
 
     def failed(self, receiver: str, problem: str, at: datetime, *, wait: float, leave_alone: bool) -> None:
         """Write down that a receiver did not take a message.
 
-        With ``leave_alone`` it is tried again only after a pause that doubles with every failure, or after the
-        ``wait`` seconds that it asked for.
+        With ``leave_alone`` it is tried again only after a pause that doubles with every failure, or after
+        the ``wait`` seconds that it asked for.
         """
         with self._changed(at) as state:
             fare = state.receivers.setdefault(receiver, ReceiverState())
@@ -286,7 +287,7 @@ class Outbox:
             if receiver.name not in notice.told and alarm.kind in receiver.kinds:
                 key = dedup_key(alarm, self._environment)
                 found.append(Pending(Notification(notice.id, key, "notice", alarm, self._environment)))
-        entries = sorted(state.alarms.items(), key=lambda item: -(item[1].alarm.sigma or 0.0))
+        entries = sorted(state.alarms.items(), key=lambda item: -abs(item[1].alarm.sigma or 0.0))
         for key, entry in entries:
             if entry.alarm.kind in receiver.kinds:
                 pending = self._due(key, entry, receiver.name, at)
@@ -390,6 +391,10 @@ def _fire(state: _State, key: str, alarm: Alarm, at: datetime) -> None:
         state.alarms[key] = _Episode(
             episode=secrets.token_hex(8), alarm=_Alarm.of(alarm), opened=at, told=told
         )
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _identity(*parts: str) -> str:

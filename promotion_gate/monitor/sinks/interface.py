@@ -12,8 +12,8 @@ from promotion_gate.monitor.notification import Notification
 class DeliveryError(Exception):
     """A message was not taken. ``reason`` is one line, already without secrets.
 
-    ``refused`` says that this message will not be taken however often it is sent; ``wait`` is how many seconds
-    the receiver asks to be left alone.
+    ``refused`` says that this message will not be taken however often it is sent; ``wait`` is how many
+    seconds the receiver asks to be left alone.
     """
 
     def __init__(self, reason: str, *, refused: bool = False, wait: float = 0.0) -> None:

@@ -14,7 +14,7 @@ from promotion_gate.operators import plain
 
 
 class Apprise:
-    """Send through the service that an apprise URL names: ``mailto://``, ``tgram://``, ``msteams://``, …
+    """Send through the service that an apprise URL names, ``mailto://`` or ``msteams://`` for two.
 
     Raises
     ------
