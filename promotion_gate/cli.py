@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
 from promotion_gate.commands import (
+    alerts,
     dbom,
     posture,
     production,
@@ -263,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     posture.add(command)
     validate.add(command)
     vendor.add(command)
+    alerts.add(command)
     return parser
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from promotion_gate import __version__
@@ -44,6 +44,7 @@ def rollback(
     production: Production = DEFAULT_PRODUCTION,
     actor: Actor | None = None,
     unsafe_unsigned: bool = False,
+    only_if: Callable[[ModelFacts, Sequence[Event]], None] | None = None,
 ) -> Recorded:
     """Move the production alias back to the last good version, or to version ``to``.
 
@@ -51,6 +52,11 @@ def rollback(
     record and verdict are signed by a trusted key and whose artifacts still have the digest in them. ``to``
     may have been rejected or rolled back from. With ``unsafe_unsigned`` it may be a version for which no
     record of a trusted key vouches; history shows that it was gone back to unverified.
+
+    Parameters
+    ----------
+    only_if: raises where the rollback must not be; asked before anything is fetched and again under the
+        lock, with what is there then.
 
     Raises
     ------
@@ -68,6 +74,8 @@ def rollback(
         notes += recover(registry, name, production, acting)
         facts, events = look(registry, name)
     current = facts.aliases.get(production.alias)
+    if only_if is not None:
+        only_if(facts, events)
 
     def verified() -> Papers:
         found = _go_back_to(
@@ -91,6 +99,8 @@ def rollback(
     def still(facts_now: ModelFacts, events_now: Sequence[Event]) -> None:
         if facts_now.aliases.get(production.alias) != current or _moves(events_now) != _moves(events):
             raise RegistryConflict(f"the production version of {name!r} has just been moved", "look again")
+        if only_if is not None:
+            only_if(facts_now, events_now)
 
     return move(registry, name, production, acting, verified, still, notes)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -60,9 +63,9 @@ class Alerts:
         self._over = threading.Event()
         self._retrying: threading.Thread | None = None
 
-    def take(self, alarms: Sequence[Alarm], *, everything: Sequence[str] = ()) -> None:
+    def take(self, alarms: Sequence[Alarm], *, everything: Sequence[str] = (), model: str = "") -> None:
         """Note alarms; see :meth:`Outbox.take`. Nothing is sent yet."""
-        self.outbox.take(alarms, self._clock(), everything=everything)
+        self.outbox.take(alarms, self._clock(), everything=everything, model=model)
 
     def notice(self, alarm: Alarm, *, once: str, about: Alarm | None = None) -> bool:
         """Note something that is told once; see :meth:`Outbox.notice`."""
@@ -99,6 +102,14 @@ class Alerts:
     def close(self) -> None:
         """End the thread of :meth:`keep_retrying`."""
         self._over.set()
+
+
+def default_state(host: str, name: str) -> Path:
+    """Where the outbox of a model at a registry is kept, unless told otherwise."""
+    home = os.environ.get("XDG_STATE_HOME", "")
+    folder = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state"
+    key = hashlib.sha256(json.dumps([host, name]).encode()).hexdigest()[:16]
+    return folder / "promotion-gate" / f"alerts-{key}.json"
 
 
 @dataclass(frozen=True, slots=True)

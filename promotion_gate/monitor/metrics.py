@@ -187,7 +187,7 @@ def text_of(board: Board) -> bytes:
     from prometheus_client import CollectorRegistry, generate_latest
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(board)  # type: ignore[arg-type]
+    registry.register(board)
     return generate_latest(registry)
 
 
@@ -248,7 +248,7 @@ def serve_metrics(board: Board, host: str, port: int) -> WSGIServer:
     from prometheus_client import CollectorRegistry, make_wsgi_app
 
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(board)  # type: ignore[arg-type]
+    registry.register(board)
     family = _server_of(host)
     try:
         server = make_server(host, port, make_wsgi_app(registry), family, _Handler)

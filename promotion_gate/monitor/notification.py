@@ -82,9 +82,10 @@ class Notification:
         if self.environment:
             lines.append(f"environment: {self.environment}")
         lines.append(f"since {_moment(alarm.since)}, seen {_moment(alarm.at)}")
-        undo = alarm.detail.get("undo")
-        if isinstance(undo, str) and undo:
-            lines.append(f"to undo it: {undo}")
+        for key, before in (("undo", "to undo it"), ("by_hand", "to do it by hand")):
+            command = alarm.detail.get(key)
+            if isinstance(command, str) and command:
+                lines.append(f"{before}: {command}")
         if self.word == "resolved":
             lines.append("This is over.")
         return [plain(line, MESSAGE_LENGTH) for line in lines]

@@ -166,13 +166,15 @@ class Outbox:
         if self._unwritten is not None:
             raise UsageError(f"cannot write {path}", "name another file for the state of alarms")
 
-    def take(self, alarms: Sequence[Alarm], at: datetime, *, everything: Sequence[str] = ()) -> None:
+    def take(
+        self, alarms: Sequence[Alarm], at: datetime, *, everything: Sequence[str] = (), model: str = ""
+    ) -> None:
         """Note what fires and what is over.
 
         Parameters
         ----------
-        everything: kinds of which ``alarms`` is complete: an open alarm of such a kind that does not fire
-            in it is over, also where a restart made the monitor forget it.
+        everything: kinds of which ``alarms`` is complete for ``model``: an open alarm of such a kind that does
+            not fire in it is over, also where a restart made the monitor forget it.
         """
         with self._changed(at) as state:
             firing = {dedup_key(a, self._environment): a for a in alarms if a.state == "firing"}
@@ -184,7 +186,7 @@ class Outbox:
                     continue
                 if key in over:
                     entry.alarm = _Alarm.of(over[key])
-                elif entry.alarm.kind in everything:
+                elif entry.alarm.kind in everything and entry.alarm.model == _whole(model):
                     entry.alarm = entry.alarm.model_copy(update={"state": "resolved", "at": at})
 
     def notice(self, alarm: Alarm, at: datetime, *, once: str, about: Alarm | None = None) -> bool:

@@ -47,11 +47,12 @@ class VersionFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the registry says of a registered model: its aliases, and whether it uses legacy stages."""
+    """What the registry says of a registered model: its aliases, whether it uses legacy stages, its tags."""
 
     name: str
     aliases: Mapping[str, int]
     uses_stages: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,8 @@ class Registry(Protocol):
         ...
 
     def set_version_tag(self, ref: ModelRef, key: str, value: str) -> None: ...
+
+    def set_model_tag(self, name: str, key: str, value: str) -> None: ...
 
     def start_gate_run(self, ref: ModelRef, tags: Mapping[str, str]) -> str:
         """Open the MLflow run of one gate run and return its id."""

@@ -121,6 +121,7 @@ class MlflowRegistry:
                 name,
                 {alias: int(version) for alias, version in found.aliases.items()},
                 any(_stage(version) for version in found.latest_versions or ()),
+                dict(found.tags or {}),
             )
 
     def run_facts(self, run_id: str, curves: str = "") -> RunFacts:
@@ -163,6 +164,10 @@ class MlflowRegistry:
     def set_version_tag(self, ref: ModelRef, key: str, value: str) -> None:
         with self._asking(f"a tag of {ref}"):
             self._client.set_model_version_tag(ref.name, str(ref.version), key, value)
+
+    def set_model_tag(self, name: str, key: str, value: str) -> None:
+        with self._asking(f"a tag of model {name!r}"):
+            self._client.set_registered_model_tag(name, key, value)
 
     def start_gate_run(self, ref: ModelRef, tags: Mapping[str, str]) -> str:
         own = {
