@@ -161,7 +161,7 @@ class Outbox:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise UsageError(f"cannot make the folder {path.parent}: {error.strerror}") from None
-        with self._changed(datetime.now().astimezone()):
+        with self._changed():
             pass
         if self._unwritten is not None:
             raise UsageError(f"cannot write {path}", "name another file for the state of alarms")
@@ -335,11 +335,12 @@ class Outbox:
                 state.notices.remove(notice)
 
     @contextlib.contextmanager
-    def _changed(self, at: datetime) -> Iterator[_State]:
+    def _changed(self, at: datetime | None = None) -> Iterator[_State]:
         with self._locked():
             state = self._read()
             yield state
-            self._forget(state, at)
+            if at is not None:
+                self._forget(state, at)
             try:
                 write_bytes(self.path, state.model_dump_json(by_alias=True).encode())
                 self._unwritten = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections.abc import Sequence
 
 from promotion_gate.core.errors import UsageError
@@ -35,8 +36,11 @@ class Apprise:
         if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
             logger.addHandler(logging.NullHandler())
         self._service = apprise.Apprise()
-        if not self._service.add(url.reveal()):
-            raise UsageError(f"{where}: what is named there is no URL that apprise knows")
+        with warnings.catch_warnings():  # its plugins are imported now, and some use what Python will drop
+            warnings.simplefilter("ignore", DeprecationWarning)
+            known = self._service.add(url.reveal())
+        if not known:
+            raise UsageError(f"{where}: what is named there is no URL that apprise can use")
 
     def send(self, notification: Notification) -> None:
         import apprise
