@@ -73,7 +73,7 @@ class Deliveries:
     waiting: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Board:
     """The newest values of one model; filled by the monitor, read by whoever scrapes.
 

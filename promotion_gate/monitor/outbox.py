@@ -173,8 +173,8 @@ class Outbox:
 
         Parameters
         ----------
-        everything: kinds of which ``alarms`` is complete for ``model``: an open alarm of such a kind that does
-            not fire in it is over, also where a restart made the monitor forget it.
+        everything: kinds of which ``alarms`` is complete for ``model``: an open alarm of such a kind that
+            does not fire in it is over, also where a restart made the monitor forget it.
         """
         with self._changed(at) as state:
             firing = {dedup_key(a, self._environment): a for a in alarms if a.state == "firing"}

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from promotion_gate.monitor.interface import Alarm
+from promotion_gate.monitor.interface import Alarm, ClassShare, WindowOutcome
 
 
 @dataclass
@@ -92,5 +92,26 @@ def alarm(clock):
             "sigma": 7.3,
         }
         return Alarm(**{**told, **more})
+
+    return make
+
+
+@pytest.fixture
+def outcome(clock):
+    def make(classes=2, predictions=1000, **more):
+        shares = [ClassShare(f"class {i}", 10 + i, 8.0 + i, 0.5, float(i), 1.0) for i in range(classes)]
+        told = {
+            "model": "signs",
+            "alias": "production",
+            "version": 3,
+            "start": clock.at,
+            "end": clock.at + timedelta(hours=1),
+            "at": clock.at + timedelta(hours=1),
+            "complete": True,
+            "predictions": predictions,
+            "classes": shares,
+            "psi": 0.1,
+        }
+        return WindowOutcome(**{**told, **more})
 
     return make

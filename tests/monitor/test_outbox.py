@@ -1,5 +1,6 @@
 """One alarm is one message until it is over, whatever dies in between."""
 
+import itertools
 import json
 import os
 import signal
@@ -364,7 +365,7 @@ def test_whatever_happens_the_last_word_is_told_and_no_word_twice(steps, tmp_pat
     assert len({n.id for n in told.got}) == len(told.got)
     for subject in last:
         words = [n.word for n in told.got if n.alarm.subject == subject]
-        assert not any(a == b == "resolved" for a, b in zip(words, words[1:], strict=False))
+        assert not any(a == b == "resolved" for a, b in itertools.pairwise(words))
 
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(promotion_gate.__file__).parents[1])}
