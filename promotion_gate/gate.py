@@ -47,6 +47,7 @@ from promotion_gate.transition import (
     Actor,
     Judged,
     Recorded,
+    note_foreign_moves,
     promote,
     record_verdict,
     recover,
@@ -144,6 +145,9 @@ def run_gate(
             progress(line)
         # What a dead process left may have moved production.
         resolved = _resolve(registry, model_uri, policy) if settled else resolved
+        for noted in note_foreign_moves(registry, resolved.candidate.ref.name, policy.production, actor):
+            progress(noted.record.reason)
+            settled.append(noted.record.reason)
         resolved = _vouched(registry, resolved, policy, actor)
     run_id = registry.start_gate_run(resolved.candidate.ref, {"policy_digest": policy.digest})
     try:

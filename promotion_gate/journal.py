@@ -1,12 +1,7 @@
-"""The journal of a model: every event is begun before anything moves, and closed after it was read back.
+"""The journal of a model: who acts, the lock that keeps actors apart, and how an event is written down.
 
-Every event is one MLflow run. It is begun with its signed record before anything moves, and finished
-after the registry was read back. An event that its process did not live to finish is completed or
-marked undone by the next command, which compares the alias with what the event meant to do. Tags only
-point; the facts are in the signed record.
-
-Moves of one model exclude each other by a lock with a lease. What a decision rested on (the champion, the
-last verdict, the version to go back to) is read again under the lock.
+Every event is one MLflow run. It is begun with its signed record, and finished once what it tells is so. Tags
+only point; the facts are in the signed record.
 """
 
 from __future__ import annotations
@@ -16,28 +11,24 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Literal, Self
+from typing import Self
 
 from promotion_gate.core.errors import (
-    GateError,
-    NotInRegistry,
     RegistryConflict,
     RegistryError,
     UsageError,
 )
 from promotion_gate.core.keys import Keyring
-from promotion_gate.core.policy import Production
 from promotion_gate.core.record import now, sign_record, whoami
-from promotion_gate.core.types import AuditRecord, ModelRef, Transition
+from promotion_gate.core.types import AuditRecord
 from promotion_gate.registry.interface import (
-    RECORD_FILE,
     Event,
     EventPointer,
     LockHolder,
     ModelFacts,
     Registry,
 )
-from promotion_gate.vouching import DEFAULT_PRODUCTION, both, look
+from promotion_gate.vouching import look
 
 LEASE = timedelta(seconds=120)
 """How long a lock holds when its owner dies."""
@@ -88,170 +79,40 @@ class Papers:
     verdict: bytes = field(default=b"", repr=False)
 
 
-def recover(
-    registry: Registry, name: str, production: Production = DEFAULT_PRODUCTION, actor: Actor | None = None
-) -> list[str]:
-    """Finish or undo what a dead process began on this model; says what was done, a line each.
-
-    Raises
-    ------
-    RegistryConflict: the process is alive: its lock still holds.
-    """
-    unfinished = [event for event in registry.events(name) if event.state == "begun"]
-    if not unfinished:
-        return []
-    actor = actor or Actor.here()
-    if not any(event.pointer.moves or _is_over(event, actor) for event in unfinished):
-        return []
-    with Lock(registry, name, actor).take():
-        return [
-            f"{event.pointer.action} of {name}/{event.pointer.version}, begun by a process that died: {state}"
-            for event in registry.events(name)
-            if event.state == "begun" and (state := _settle(registry, event, actor)) is not None
-        ]
-
-
-def move(
+def note_down(
     registry: Registry,
-    name: str,
-    production: Production,
+    papers: Papers,
+    alias: str,
     actor: Actor,
-    verified: Callable[[], Papers],
-    still: Callable[[ModelFacts, Sequence[Event]], None],
-    notes: Sequence[str],
+    carry_out: Callable[[], object] = lambda: None,
 ) -> Recorded:
-    """Verify, and under the lock check once more, write the intent, move, read back, finish.
-
-    ``verified`` fetches and checks the bytes and says what is to be recorded; ``still`` raises when what
-    the decision rested on has changed. The lock is taken beside the former, and anew where that took long.
-    """
-    alias = production.alias
-    with Lock(registry, name, actor) as lock:
-        papers, (facts, events) = both(registry, verified, lock.take_and_look)
-        if lock.is_worn:
-            lock.release()
-            facts, events = lock.take_and_look()
-        if any(event.state == "begun" and event.pointer.moves for event in events):
-            raise RegistryConflict(f"another move of {name!r} was begun meanwhile", "try again")
-        still(facts, events)
-        ref = papers.record.ref
-        transition = Transition(ref.name, alias, facts.aliases.get(alias), ref.version)
-        sequence = _next_sequence(events)
-        record = replace(papers.record, transition=transition, sequence=sequence)
-        envelope = sign_record(record, actor.keys.signing)
-        pointer = EventPointer(
-            name=ref.name,
-            version=ref.version,
-            action=record.action,
-            alias=alias,
-            sequence=sequence,
-            from_version=transition.from_version,
-            to_version=transition.to_version,
-            mirror_stage=_mirrors(production, facts),
-            gate_run_id=record.gate_run_id,
-        )
-        event_id = registry.begin_event(pointer, envelope, papers.verdict)
-        event = Event(event_id, pointer, "begun", record.at)
-        try:
-            if lock.is_worn:
-                raise RegistryConflict(f"the registry took too long to move {ref.name!r}", "try again")
-            registry.set_alias(ref.name, alias, ref.version)
-            _confirm_move(registry, event)
-            both(registry, lambda: registry.finish_event(event_id, "done"), lock.give_back)
-        except GateError:
-            if not _settled_as_done(registry, event, actor, lock):
-                raise
-    return Recorded(record, event_id, envelope, tuple(notes), papers.verdict)
-
-
-def _confirm_move(registry: Registry, event: Event) -> None:
-    """After the alias was set: let the stage follow, and read both back."""
-    pointer = event.pointer
-    target = pointer.to_version
-    assert target is not None
-    if pointer.mirror_stage:
-        registry.set_production_stage(ModelRef(pointer.name, target))
-        staged = registry.production_stage(pointer.name)
-        if list(staged) != [target]:
-            versions = ", ".join(map(str, staged)) or "none"
-            raise RegistryConflict(
-                f"stage Production of {pointer.name!r} should hold {target} alone, but holds {versions}",
-                "somebody else moves stages; try again",
-            )
-    found = registry.model(pointer.name).aliases.get(pointer.alias)
-    if found != target:
-        raise RegistryConflict(
-            f"alias {pointer.alias!r} of {pointer.name!r} was set to {target} but now names {found}",
-            "somebody else moves it; look at 'promotion-gate status'",
-        )
-
-
-def _settle(registry: Registry, event: Event, actor: Actor) -> Literal["done", "undone"] | None:
-    """Close a begun event by what the registry shows; None leaves it to the process that began it."""
-    pointer = event.pointer
-    note = f"closed by {actor.name} at {actor.clock().isoformat(timespec='seconds')}"
-    try:
-        registry.read_file(event.event_id, RECORD_FILE)
-        has_record = True
-    except NotInRegistry:
-        has_record = False
-    if not pointer.moves:
-        if not _is_over(event, actor):
-            return None
-        state: Literal["done", "undone"] = "done" if has_record else "undone"
-        registry.finish_event(event.event_id, state, note)
-        return state
-    production = registry.model(pointer.name).aliases.get(pointer.alias)
-    if has_record and production == pointer.to_version:
-        _confirm_move(registry, event)
-        registry.finish_event(event.event_id, "done", note)
-        return "done"
-    registry.finish_event(event.event_id, "undone", note)
-    return "undone"
-
-
-def _settled_as_done(registry: Registry, event: Event, actor: Actor, lock: Lock) -> bool:
-    """After a failed move: close the event if the registry answers, else leave it to the next command."""
-    try:
-        if lock.is_worn:
-            lock.release()
-            lock.take()
-        states = {e.event_id: e.state for e in registry.events(event.pointer.name)}
-        if states.get(event.event_id) != "begun":
-            return states.get(event.event_id) == "done"
-        return _settle(registry, event, actor) == "done"
-    except GateError:
-        return False
-
-
-def _is_over(event: Event, actor: Actor) -> bool:
-    return actor.clock() >= event.at + LEASE
-
-
-def note_down(registry: Registry, papers: Papers, production: Production, actor: Actor) -> Recorded:
     """Write an event that moves nothing, as the last one of the history.
 
     No lock is asked for: a verdict must not be lost because somebody is moving the model. An event that
     another one got ahead of meanwhile is written again, so that the last word on a version stands last.
+    ``carry_out`` is done between the event's beginning and its end.
     """
     record = papers.record
-    name = record.ref.name
+    name, found = record.ref.name, record.foreign
     for attempt in range(NOTE_ATTEMPTS):
-        record = replace(record, sequence=_next_sequence(registry.events(name)))
+        record = replace(record, sequence=next_sequence(registry.events(name)))
         envelope = sign_record(record, actor.keys.signing)
         pointer = EventPointer(
             name=name,
             version=record.ref.version,
             action=record.action,
-            alias=production.alias,
+            alias=alias,
             sequence=record.sequence,
+            from_version=None if found is None else found.from_version,
+            to_version=None if found is None else found.to_version,
             gate_run_id=record.gate_run_id,
         )
         event_id = registry.begin_event(pointer, envelope, papers.verdict)
         others = [event for event in registry.events(name) if event.event_id != event_id]
-        if _next_sequence(others) <= pointer.sequence or attempt == NOTE_ATTEMPTS - 1:
+        if next_sequence(others) <= pointer.sequence or attempt == NOTE_ATTEMPTS - 1:
             break
         registry.finish_event(event_id, "undone", "written again: another event came first")
+    carry_out()
     registry.finish_event(event_id, "done")
     return Recorded(record, event_id, envelope, verdict=papers.verdict)
 
@@ -300,12 +161,26 @@ class Lock:
         return self._holder is None or self._actor.clock() >= self._holder.until - LEASE / 2
 
 
-def _next_sequence(events: Sequence[Event]) -> int:
+def require_no_live_holder(registry: Registry, name: str, actor: Actor) -> LockHolder | None:
+    """The holder of a lock whose lease is over, or None where nobody holds it.
+
+    Raises
+    ------
+    RegistryConflict: somebody holds it.
+    """
+    holder = registry.lock_holder(name)
+    if holder is None or holder.until <= actor.clock():
+        return holder
+    until = holder.until.astimezone().isoformat(sep=" ", timespec="seconds")
+    raise RegistryConflict(
+        f"{holder.who} is changing the production version of {name!r}",
+        f"wait for it; if it died, its lock falls at {until}",
+    )
+
+
+def next_sequence(events: Sequence[Event]) -> int:
+    """The place of the next event in the history."""
     return max((event.pointer.sequence for event in events), default=0) + 1
-
-
-def _mirrors(production: Production, facts: ModelFacts) -> bool:
-    return production.mirror_stage == "always" or (production.mirror_stage == "auto" and facts.uses_stages)
 
 
 def require_reason(reason: str) -> str:

@@ -1,6 +1,7 @@
 """Promotion, rollback and the human's word: the only code that moves an alias or a stage.
 
-How a move is carried out so that it survives its process stands in :mod:`promotion_gate.journal`.
+How a move is carried out so that it survives its process stands in :mod:`promotion_gate.moving`, the way back
+in :mod:`promotion_gate.rollback`, and what others did to production in :mod:`promotion_gate.foreign`.
 """
 
 from __future__ import annotations
@@ -14,19 +15,18 @@ from promotion_gate.core.errors import ArtifactError, NotInRegistry, RegistryCon
 from promotion_gate.core.policy import Production
 from promotion_gate.core.types import NO_DIGEST, Action, AuditRecord, ModelRef, Outcome
 from promotion_gate.core.verdict_summary import VerdictSummary, sign_verdict
-from promotion_gate.journal import (
-    LEASE,
-    Actor,
-    Lock,
-    Papers,
-    Recorded,
-    move,
-    note_down,
-    recover,
-    require_reason,
-)
+from promotion_gate.foreign import look_for, note_foreign_moves, require_settled
+from promotion_gate.journal import LEASE, Actor, Lock, Papers, Recorded, note_down, require_reason
+from promotion_gate.moving import make_whole, move, recover
 from promotion_gate.registry.interface import Event, ModelFacts, Registry
-from promotion_gate.rollback import UNSAFE_UNSIGNED, good_versions, rollback
+from promotion_gate.rollback import (
+    UNSAFE_UNSIGNED,
+    good_versions,
+    note_restored,
+    plan_rollback,
+    rollback,
+    vouched_target,
+)
 from promotion_gate.status import StatusFacts, history, status
 from promotion_gate.vouching import (
     DEFAULT_PRODUCTION,
@@ -34,6 +34,7 @@ from promotion_gate.vouching import (
     changed,
     done_moves,
     last_verdict,
+    look,
     read_record,
     read_verdict_file,
     require_not_revoked,
@@ -46,10 +47,15 @@ __all__ = [
     "Judged",
     "Recorded",
     "StatusFacts",
+    "accept_foreign",
     "approve",
     "artifact_digest",
     "good_versions",
     "history",
+    "make_whole",
+    "note_foreign_moves",
+    "note_restored",
+    "plan_rollback",
     "promote",
     "record_verdict",
     "recover",
@@ -92,8 +98,8 @@ def promote(
     ------
     UsageError: the verdict is another.
     ArtifactError: the artifacts are not those that were examined.
-    RegistryConflict: production is no longer the champion that the verdict was made against, or somebody
-        else is moving it.
+    RegistryConflict: production is no longer the champion that the verdict was made against, somebody
+        else is moving it, or has moved it past the gate to another version.
     """
     if judged.outcome is not Outcome.PROMOTE:
         raise UsageError(f"{judged.ref} cannot be promoted: its verdict is {judged.outcome}")
@@ -123,7 +129,7 @@ def record_verdict(
     """
     actor = actor or Actor.here()
     action: Action = "reject" if judged.outcome is Outcome.REJECT else "hold"
-    return note_down(registry, _papers(judged, action, actor), production, actor)
+    return note_down(registry, _papers(judged, action, actor), production.alias, actor)
 
 
 def approve(
@@ -141,7 +147,7 @@ def approve(
     UsageError: no reason, or the version is not held.
     SigningError: the verdict's record is missing, altered or by a key that is not trusted.
     ArtifactError: the artifacts are not those that were held.
-    RegistryConflict: production has moved since the verdict.
+    RegistryConflict: production has moved since the verdict, or past the gate to another version.
     """
     actor = acting = actor or Actor.here()
     reason = require_reason(reason)
@@ -179,7 +185,7 @@ def reject(
         event, held = _held_verdict(registry, ref, actor, registry.events(ref.name))
         _require_digest(registry, ref, held.digest)
         papers = Papers(_ruling(held, "reject", reason, actor), read_verdict_file(registry, event, held))
-        return note_down(registry, papers, production, actor)
+        return note_down(registry, papers, production.alias, actor)
 
 
 def revoke(
@@ -216,11 +222,78 @@ def revoke(
         at=actor.clock(),
         gate_version=__version__,
     )
-    recorded = note_down(registry, Papers(record), production, actor)
+    recorded = note_down(registry, Papers(record), production.alias, actor)
     if registry.model(ref.name).aliases.get(production.alias) != ref.version:
         return recorded
     note = f"{ref} is still in production: promotion-gate rollback {ref.name} --reason ..."
     return replace(recorded, notes=(*recorded.notes, note))
+
+
+def accept_foreign(
+    registry: Registry,
+    name: str,
+    *,
+    reason: str,
+    production: Production = DEFAULT_PRODUCTION,
+    actor: Actor | None = None,
+    unsafe_unsigned: bool = False,
+) -> Recorded | None:
+    """Let a change past the gate stand, on a person's word; None where there is none.
+
+    The version that the alias names must verify as one that the gate promoted; with ``unsafe_unsigned`` it
+    may be a version for which no record of a trusted key vouches, and history shows the switch-off. The
+    legacy stage, where it is mirrored, follows the alias.
+
+    Raises
+    ------
+    UsageError: no reason.
+    RegistryConflict: the alias is gone, so that there is nothing to accept, or somebody is moving it.
+    ArtifactError, SigningError: the version was revoked, its bytes have changed, or nothing vouches for it.
+    """
+    acting = actor or Actor.here()
+    reason = require_reason(reason)
+    notes = recover(registry, name, production, acting)
+    facts, events = look(registry, name)
+    version = facts.aliases.get(production.alias)
+    seen = look_for(registry, name, version, events, production)
+    if seen is None or seen.settled:
+        return None
+    if version is None:
+        note_foreign_moves(registry, name, production, acting)
+        raise RegistryConflict(
+            f"alias {production.alias!r} of {name!r} is gone: there is no version to accept",
+            "'promotion-gate rollback' goes back to the last good one",
+        )
+
+    def verified() -> Papers:
+        target = vouched_target(
+            registry,
+            ModelRef(name, version),
+            events,
+            production.alias,
+            acting,
+            unsafe_unsigned=unsafe_unsigned,
+        )
+        notes.extend(target.notes)
+        record = AuditRecord(
+            action="accept",
+            ref=target.ref,
+            digest=target.digest,
+            reason=reason,
+            user=acting.user,
+            host=acting.host,
+            at=acting.clock(),
+            gate_version=__version__,
+            unsafe=target.unsafe,
+            champion=version,
+        )
+        return Papers(record)
+
+    def still(facts_now: ModelFacts, events_now: Sequence[Event]) -> None:
+        if facts_now.aliases.get(production.alias) != version:
+            raise RegistryConflict(f"the production version of {name!r} has just been moved", "look again")
+
+    return move(registry, name, production, acting, verified, still, notes, settles=True)
 
 
 def vouched_digest(
@@ -238,7 +311,8 @@ def vouched_digest(
 
     Raises
     ------
-    RegistryConflict: the alias is not where the last finished move left it, or a move is not finished.
+    RegistryConflict: alias or stage are not where the last finished move left them, or a move is not
+        finished.
     SigningError: the record of that move is missing, altered or by a key that is not trusted.
     """
     actor = actor or Actor.here()
@@ -251,13 +325,7 @@ def vouched_digest(
     moves = done_moves(events, production.alias)
     if not moves:
         return ""
-    left_at = moves[-1].pointer.to_version
-    if version != left_at:
-        raise RegistryConflict(
-            f"alias {production.alias!r} names {_said(version)}, but the last move in the gate's history left"
-            f" it at {_said(left_at)}, so there is nothing trusted to compare with",
-            "put it back with 'promotion-gate rollback'",
-        )
+    require_settled(registry, name, version, production, events)
     return read_record(registry, moves[-1], actor.keys.trusted).digest
 
 

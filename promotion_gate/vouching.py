@@ -30,6 +30,8 @@ from promotion_gate.core.verdict_summary import VerdictSummary, verify_verdict
 from promotion_gate.registry.interface import RECORD_FILE, VERDICT_FILE, Event, ModelFacts, Registry
 
 DEFAULT_PRODUCTION = Production()
+RULINGS = ("promote", "approve", "reject", "hold")
+"""The actions that are a word on a version; the others only tell what happened to production."""
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -123,6 +125,20 @@ def vouch(
     return replace(stated, links=links)
 
 
+def vouch_on_paper(
+    registry: Registry, ref: ModelRef, events: Sequence[Event], alias: str, trusted: TrustedKeys
+) -> Vouched:
+    """Follow the links behind a version as :func:`vouch` does, but for the bytes, which are not looked at."""
+    stated = _stated(registry, ref, events, alias, trusted, "")
+    if stated.broken is not None or stated.record is None:
+        return stated
+    try:
+        standing = _not_revoked(registry, ref, stated.record.digest, events, trusted)
+    except (ArtifactError, SigningError) as error:
+        return replace(stated, broken=error)
+    return replace(stated, links=[*stated.links, standing])
+
+
 def vouched_version(
     registry: Registry,
     model: str,
@@ -200,7 +216,8 @@ def read_record(registry: Registry, event: Event, trusted: TrustedKeys) -> Audit
     except NotInRegistry:
         raise SigningError(f"{what} is missing from run {event.event_id}") from None
     record = verify_record(content, trusted, name=what)
-    moved = record.transition
+    moved = record.transition or record.foreign
+    tells = pointer.moves or pointer.action == "foreign"
     said = (
         record.sequence,
         record.action,
@@ -211,9 +228,10 @@ def read_record(registry: Registry, event: Event, trusted: TrustedKeys) -> Audit
         pointer.sequence,
         pointer.action,
         ModelRef(pointer.name, pointer.version),
-        (pointer.alias, pointer.from_version, pointer.to_version) if pointer.moves else None,
+        (pointer.alias, pointer.from_version, pointer.to_version) if tells else None,
     )
-    if said != pointed:
+    mirrors = None if record.transition is None else record.transition.mirror_stage
+    if said != pointed or mirrors not in (None, pointer.mirror_stage):
         raise SigningError(
             f"{what} speaks of another event", f"the tags of run {event.event_id} were altered"
         )
@@ -259,9 +277,7 @@ def last_verdict(events: Sequence[Event], version: int) -> Event | None:
     found = [
         event
         for event in events
-        if event.state == "done"
-        and event.pointer.version == version
-        and event.pointer.action not in ("rollback", "revoke")
+        if event.state == "done" and event.pointer.version == version and event.pointer.action in RULINGS
     ]
     return found[-1] if found else None
 
@@ -359,7 +375,7 @@ def _promotion(ref: ModelRef, events: Sequence[Event], alias: str) -> Event:
     promotions = [
         event
         for event in done_moves(events, alias)
-        if event.pointer.action != "rollback" and event.pointer.to_version == ref.version
+        if event.pointer.action in ("promote", "approve") and event.pointer.to_version == ref.version
     ]
     if not promotions:
         raise SigningError(f"{ref} was never promoted by the gate", "see 'promotion-gate history'")

@@ -121,6 +121,7 @@ def response(
         automatic=_automatic(args, registry, name, alerts, production) if args.rollback_on_alarm else None,
         metrics_file=args.metrics_file,
         tagged=not args.no_status_tag,
+        production=production,
         complain=complain,
     )
 

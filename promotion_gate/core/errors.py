@@ -88,6 +88,12 @@ class SigningError(GateError):
     exit_code = ExitCode.REGISTRY
 
 
+class ServingError(GateError):
+    """Production was moved, and the code that serves has not followed."""
+
+    exit_code = ExitCode.REGISTRY
+
+
 class RegistryError(GateError):
     """The registry cannot be reached or refuses the request."""
 

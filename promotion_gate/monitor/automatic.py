@@ -6,6 +6,7 @@ and a monitor that died right after a rollback tells of it when it is started ag
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -20,11 +21,13 @@ from promotion_gate.monitor.alerts import Alerts
 from promotion_gate.monitor.interface import Alarm, AlarmKind
 from promotion_gate.operators import plain
 from promotion_gate.registry.interface import Event, ModelFacts, Registry
-from promotion_gate.rollback import rollback
+from promotion_gate.rollback import note_restored, rollback
 from promotion_gate.vouching import DEFAULT_PRODUCTION, done_moves, read_record
 
 AUTOMATIC = "automatic rollback on alarm: "
 """How the reason in the signed record of such a rollback begins."""
+
+RESTORED = "the alias was moved"
 
 A_DAY = 1
 DAY = timedelta(hours=24)
@@ -121,15 +124,16 @@ class AutomaticRollback:
         pauses = iter(self._pauses)
         while True:
             try:
-                rollback(
+                recorded = rollback(
                     self._registry,
                     self._name,
                     reason=reason,
                     production=self._production,
                     actor=self._actor,
+                    alarm_at=min(alarm.at, self._actor.clock()),
                     only_if=lambda facts, events: self._require_permitted(alarm, facts, events),
                 )
-                return
+                break
             except NotPermitted:
                 raise
             except RegistryConflict:
@@ -137,12 +141,14 @@ class AutomaticRollback:
                 if pause is None:
                     raise
                 time.sleep(pause)
+        # The rollback stands, whether or not its time to recovery could be written down.
+        with contextlib.suppress(GateError):
+            note_restored(self._registry, recorded, RESTORED, self._actor)
 
     def _require_permitted(self, alarm: Alarm, facts: ModelFacts, events: Sequence[Event]) -> None:
         now, alias = self._actor.clock(), self._production.alias
         current = facts.aliases.get(alias)
-        moves = done_moves(events, alias)
-        moved_at = moves[-1].at if moves else None
+        moved_at = _last_moved(events, alias)
         if alarm.version is None and (moved_at is None or moved_at > alarm.since):
             raise NotPermitted("version", "the log does not say which version the predictions came from")
         if alarm.version is not None and current != alarm.version:
@@ -240,6 +246,12 @@ class AutomaticRollback:
                 return None
             self._records[event.event_id] = record
         return self._records[event.event_id]
+
+
+def _last_moved(events: Sequence[Event], alias: str) -> datetime | None:
+    """When the alias was last moved, or seen to have been moved past the gate."""
+    past_the_gate = [e for e in events if e.pointer.action == "foreign" and e.pointer.alias == alias]
+    return max((event.at for event in [*done_moves(events, alias), *past_the_gate]), default=None)
 
 
 def _ago(at: datetime, now: datetime) -> timedelta:

@@ -11,12 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from promotion_gate.core.errors import GateError
+from promotion_gate.core.policy import Production
 from promotion_gate.monitor.alerts import WATCHED, Alerts
 from promotion_gate.monitor.automatic import AutomaticRollback
 from promotion_gate.monitor.interface import WindowOutcome
 from promotion_gate.monitor.metrics import Board, Deliveries, write_metrics
 from promotion_gate.monitor.standing import write_standing
 from promotion_gate.registry.interface import Registry
+from promotion_gate.status import status
+from promotion_gate.vouching import DEFAULT_PRODUCTION
 
 
 class Response:
@@ -39,6 +42,7 @@ class Response:
         automatic: AutomaticRollback | None = None,
         metrics_file: Path | None = None,
         tagged: bool = True,
+        production: Production = DEFAULT_PRODUCTION,
         complain: Callable[[str], None],
     ) -> None:
         self._registry = registry
@@ -48,8 +52,10 @@ class Response:
         self._automatic = automatic
         self._metrics_file = metrics_file
         self._tagged = tagged
+        self._production = production
         self._complain = complain
         self._failed = 0
+        self._known: list[str] | None = None
 
     def __call__(self, outcome: WindowOutcome) -> None:
         over = [alarm for alarm in outcome.alarms if alarm.state == "resolved"]
@@ -104,10 +110,16 @@ class Response:
 
     def _count_rollbacks(self, board: Board) -> None:
         events = self._registry.events(self._name)
+        known = [event.event_id for event in events if event.state == "done"]
+        if known == self._known:
+            return
         done = [event for event in events if event.state == "done" and event.pointer.action == "rollback"]
         board.rollbacks = len(done)
         if self._automatic is not None:
             board.automatic_rollbacks = len(self._automatic.automatic(done))
+        if any(event.pointer.action == "restored" for event in events):
+            board.time_to_recovery = status(self._registry, self._name, self._production).mttr
+        self._known = known
 
     def _write(self) -> None:
         if self._board is not None and self._metrics_file is not None:

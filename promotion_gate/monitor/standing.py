@@ -8,12 +8,11 @@ from datetime import datetime
 from promotion_gate.monitor.interface import Alarm
 from promotion_gate.operators import plain
 from promotion_gate.registry.interface import Registry
-
-DRIFT_TAG = "promotion_gate.drift"
+from promotion_gate.status import DRIFT_TAG, MAX_DRIFT
 
 _OK = "ok since "
-_NAMED = 3
-_LENGTH = 500
+_NAMED = 2
+_SUBJECT = 40
 
 
 def standing_text(firing: Sequence[Alarm], before: str, at: datetime) -> str:
@@ -26,7 +25,7 @@ def standing_text(firing: Sequence[Alarm], before: str, at: datetime) -> str:
     ordered = sorted(firing, key=lambda alarm: (alarm.since, alarm.key))
     named = [_named(alarm) for alarm in ordered[:_NAMED]]
     more = [f"and {len(ordered) - _NAMED} more"] if len(ordered) > _NAMED else []
-    return plain("firing: " + "; ".join([*named, *more]), _LENGTH)
+    return plain("firing: " + "; ".join([*named, *more]), MAX_DRIFT)
 
 
 def write_standing(registry: Registry, name: str, firing: Sequence[Alarm], at: datetime) -> bool:
@@ -45,7 +44,7 @@ def write_standing(registry: Registry, name: str, firing: Sequence[Alarm], at: d
 
 
 def _named(alarm: Alarm) -> str:
-    subject = f" {plain(alarm.subject, 80)!r}" if alarm.subject else ""
+    subject = f" {plain(alarm.subject, _SUBJECT)!r}" if alarm.subject else ""
     return f"{alarm.kind}{subject} since {_moment(alarm.since)}"
 
 

@@ -60,8 +60,8 @@ class EventPointer:
     """Where an event of history stands in the registry, in tags; the facts are in its signed record.
 
     ``from_version`` and ``to_version`` are None for events that move nothing, ``from_version`` also for
-    the first promotion. ``sequence`` orders events; ``mirror_stage`` says whether the legacy stage
-    follows the alias in this move.
+    the first promotion. Those of a foreign entry are what it tells; the gate moved nothing. ``sequence``
+    orders events; ``mirror_stage`` says whether the legacy stage follows the alias in this move.
     """
 
     name: str
@@ -76,7 +76,7 @@ class EventPointer:
 
     @property
     def moves(self) -> bool:
-        return self.to_version is not None
+        return self.to_version is not None and self.action != "foreign"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,10 @@ class Registry(Protocol):
         ...
 
     def version(self, ref: ModelRef) -> VersionFacts: ...
+
+    def versions(self, name: str) -> Sequence[VersionFacts]:
+        """Every version of a model, in order of their numbers."""
+        ...
 
     def model(self, name: str) -> ModelFacts: ...
 

@@ -109,6 +109,11 @@ class MemoryRegistry:
         with _Call(self, "version"):
             return self.store.versions[self._known(ref)]
 
+    def versions(self, name: str) -> Sequence[VersionFacts]:
+        with _Call(self, "versions"):
+            found = [facts for ref, facts in self.store.versions.items() if ref.name == name]
+            return sorted(found, key=lambda facts: facts.ref.version)
+
     def model(self, name: str) -> ModelFacts:
         with _Call(self, "model"):
             if name not in self.store.aliases:

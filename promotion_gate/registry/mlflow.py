@@ -248,18 +248,21 @@ class MlflowRegistry:
             )
 
     def production_stage(self, name: str) -> Sequence[int]:
+        return [facts.ref.version for facts in self.versions(name) if facts.stage == "Production"]
+
+    def versions(self, name: str) -> Sequence[VersionFacts]:
         quote = next((mark for mark in "\"'" if mark not in name), None)
         # MLflow's filters know no escape: a name with both quotation marks is looked for among all models.
         condition = None if quote is None else f"name={quote}{name}{quote}"
-        with self._asking(f"the stages of model {name!r}"):
-            found: list[int] = []
+        with self._asking(f"the versions of model {name!r}"):
+            found: list[VersionFacts] = []
             token = None
             while True:
                 page = self._client.search_model_versions(condition, _PAGE, page_token=token)
-                found += [int(mv.version) for mv in page if mv.name == name and _stage(mv) == "Production"]
+                found += [_version_facts(version) for version in page if version.name == name]
                 token = page.token
                 if not token:
-                    return sorted(found)
+                    return sorted(found, key=lambda facts: facts.ref.version)
 
     def events(self, name: str) -> Sequence[Event]:
         runs = self._search(f"tags.`{KIND}` = 'event' and tags.`{MODEL_KEY}` = '{model_key(name)}'")

@@ -13,6 +13,7 @@ from promotion_gate.monitor.alerts import Alerts
 from promotion_gate.monitor.automatic import AUTOMATIC, AutomaticRollback, Rules
 from promotion_gate.monitor.settings import AlertSettings, Receiver
 from promotion_gate.registry.memory import MemoryRegistry, MemoryStore
+from promotion_gate.status import status
 from promotion_gate.transition import Actor, Judged
 
 NAME = "signs"
@@ -129,6 +130,8 @@ def test_an_alarm_rolls_back_and_a_person_is_told_how_to_undo_it(store, actor, m
     assert store.aliases[NAME]["production"] == 2
     (record,) = rollbacks(store, actor)
     assert record.reason.startswith(AUTOMATIC + "class-share 'Speed limit 80': prediction distribution")
+    assert record.alarm_at == store.clock
+    assert status(MemoryRegistry(store), NAME, trusted=actor.keys.trusted).mttr == 0.0
     assert sorted(told.words) == [("firing", "class-share"), ("notice", "rollback")]
     notice = next(n for n in told.got if n.word == "notice")
     text = "\n".join(notice.lines())
@@ -241,6 +244,22 @@ def test_the_cool_down_after_any_move(store, monitor, firing, promote):
     store.wait(400)
     monitor()(firing(version=4))
     assert store.aliases[NAME]["production"] == 3
+
+
+@pytest.mark.usefixtures("served")
+def test_a_version_that_was_put_there_past_the_gate_is_left_after_the_cool_down(
+    store, monitor, firing, actor
+):
+    store.aliases[NAME]["production"] = 4
+    look = monitor()
+    told = look(firing(version=4))
+    assert store.aliases[NAME]["production"] == 4
+    assert "moved less than 15 minutes ago" in told.last
+    store.wait(1000)
+    look(firing(version=4))
+    assert store.aliases[NAME]["production"] == 3
+    told = transition.history(MemoryRegistry(store), NAME, actor.keys.trusted)
+    assert [e.record.action for e in told][-3:] == ["foreign", "rollback", "restored"]
 
 
 @pytest.mark.usefixtures("served")

@@ -10,6 +10,7 @@ import pytest
 
 from promotion_gate.cli import main
 from promotion_gate.core.errors import RegistryError, UsageError
+from promotion_gate.core.keys import TrustedKeys
 from promotion_gate.core.policy import Production
 from promotion_gate.core.types import ModelRef
 from promotion_gate.monitor.alerts import Alerts
@@ -17,8 +18,9 @@ from promotion_gate.monitor.metrics import Board
 from promotion_gate.monitor.ready import ready_file
 from promotion_gate.monitor.response import Response
 from promotion_gate.monitor.settings import AlertSettings, Receiver
-from promotion_gate.monitor.standing import DRIFT_TAG, standing_text, write_standing
+from promotion_gate.monitor.standing import standing_text, write_standing
 from promotion_gate.registry.memory import MemoryRegistry, MemoryStore
+from promotion_gate.status import DRIFT_TAG, status
 
 NAME = "signs"
 
@@ -75,6 +77,7 @@ def test_an_alarm_goes_to_people_tag_and_metrics(respond, store, outcome, alarm,
     assert 'promotion_gate_alert_deliveries_total{model="signs",receiver="night"} 1.0' in text
     assert 'promotion_gate_rollbacks{model="signs"} 0.0' in text
     assert complaints == []
+    assert status(MemoryRegistry(store), NAME, trusted=TrustedKeys({}, tmp_path)).drift == tag(store)
     response(outcome(alarms=[alarm(state="resolved")]))
     assert told.words[1:] == [("resolved", "Speed limit 80")]
     assert tag(store).startswith("ok since 2026-03-01 13:00")
@@ -94,8 +97,8 @@ def test_the_tag_is_one_short_line(alarm, clock):
     many = [alarm(f"cl\nass {i}" + "x" * 300, since=clock.at + timedelta(minutes=i)) for i in range(9)]
     text = standing_text(many, "", clock.at)
     assert text.isprintable()
-    assert len(text) <= 500
-    assert text.endswith("and 6 more")
+    assert len(text) <= 200
+    assert text.endswith("and 7 more")
 
 
 def test_a_tag_that_somebody_else_wrote_is_replaced(store, clock):
