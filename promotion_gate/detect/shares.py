@@ -182,7 +182,7 @@ def _tarone(counts: ArrayLike, totals: ArrayLike) -> Float64:
 
 def _per_class(totals: ArrayLike, counts: Float64) -> Float64:
     n = np.asarray(totals, dtype=np.float64)
-    return np.broadcast_to(n if n.ndim == 2 else n[:, None], counts.shape)
+    return np.asarray(np.broadcast_to(n if n.ndim == 2 else n[:, None], counts.shape), dtype=np.float64)
 
 
 def _log_odds(share: Float64, least: float) -> Float64:
