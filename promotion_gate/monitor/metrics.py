@@ -18,6 +18,8 @@ from promotion_gate.operators import plain
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from promotion_gate.monitor.prediction_log import PredictionLog
+
 MOST_CLASSES = 200
 """Classes with series of their own, unless told otherwise; every label value costs the server memory."""
 
@@ -37,7 +39,8 @@ NAMES: Mapping[str, str] = {
     "promotion_gate_unseen_predictions": "Predictions in the last window of classes the baseline lacks.",
     "promotion_gate_other_version_rows": "Rows of the last window from versions that are not in production.",
     "promotion_gate_late_rows": "Rows of the last window that came after their own was closed.",
-    "promotion_gate_log_dropped_rows": "Rows that never reached the log, as the log itself says.",
+    "promotion_gate_log_rows": "Predictions that the serving process logged.",
+    "promotion_gate_log_dropped_rows": "Predictions that it could not log, by why.",
     "promotion_gate_alarms_firing": "Alarms that stand, by kind.",
     "promotion_gate_alert_deliveries": "Messages that a receiver took.",
     "promotion_gate_alert_delivery_failures": "Messages that a receiver did not take, tries counted.",
@@ -54,6 +57,7 @@ NAMES: Mapping[str, str] = {
 COUNTERS = frozenset(
     {
         "promotion_gate_predictions",
+        "promotion_gate_log_rows",
         "promotion_gate_log_dropped_rows",
         "promotion_gate_alert_deliveries",
         "promotion_gate_alert_delivery_failures",
@@ -88,7 +92,6 @@ class Board:
     rollbacks: int | None = None
     automatic_rollbacks: int | None = None
     time_to_recovery: float | None = None
-    dropped_rows: int | None = None
     looks_failed: int = 0
     predictions: float = 0.0
     _window: tuple[float, float] | None = None
@@ -138,7 +141,6 @@ class Board:
             ("rollbacks", self.rollbacks),
             ("automatic_rollbacks", self.automatic_rollbacks),
             ("time_to_recovery_seconds", self.time_to_recovery),
-            ("log_dropped_rows", self.dropped_rows),
         ):
             if value is not None:
                 yield one(name, float(value))
@@ -155,6 +157,35 @@ class Board:
             if total:
                 yield one("class_share", each.count / total, **{"class": label})
                 yield one("class_baseline_share", each.expected / total, **{"class": label})
+
+
+class LogMetrics:
+    """What a prediction log wrote and lost, for the metrics of the process that serves.
+
+    ::
+
+        from prometheus_client import REGISTRY
+
+        REGISTRY.register(LogMetrics(log, "traffic-signs"))
+    """
+
+    def __init__(self, log: PredictionLog, model: str) -> None:
+        self._log = log
+        self._model = _label(model)
+
+    def collect(self) -> Iterator[Metric]:
+        """Both counters, as prometheus_client asks for them."""
+        from prometheus_client.core import CounterMetricFamily
+
+        rows, dropped = "promotion_gate_log_rows", "promotion_gate_log_dropped_rows"
+        written = CounterMetricFamily(rows, NAMES[rows], labels=["model"])
+        written.add_metric([self._model], self._log.written)
+        yield written
+        lost = CounterMetricFamily(dropped, NAMES[dropped], labels=["model", "why"])
+        drops = self._log.drops
+        for why, count in (("full", drops.full), ("invalid", drops.invalid), ("failed", drops.failed)):
+            lost.add_metric([self._model, why], count)
+        yield lost
 
 
 def _window_values(outcome: WindowOutcome) -> Iterator[tuple[str, float]]:

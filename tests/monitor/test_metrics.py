@@ -10,15 +10,18 @@ from datetime import timedelta
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from promotion_gate.core.errors import UsageError
+from promotion_gate.monitor import PredictionLog
 from promotion_gate.monitor.interface import ClassShare
 from promotion_gate.monitor.metrics import (
     COUNTERS,
     NAMES,
     Board,
     Deliveries,
+    LogMetrics,
     resume_from,
     serve_metrics,
     shown_classes,
@@ -61,6 +64,19 @@ def test_what_a_look_showed_can_be_scraped(outcome, clock):
     assert found["production_version",] == 3
     assert found["rollbacks",] == 3
     assert found["time_to_recovery_seconds",] == 40.5
+
+
+def test_what_a_serving_process_lost_is_counted(tmp_path):
+    registry = CollectorRegistry(auto_describe=False)
+    with PredictionLog(tmp_path, model="signs") as log:
+        registry.register(LogMetrics(log, "signs"))
+        log.add("stop", 0.9)
+        log.add("stop", "much")
+    text = generate_latest(registry).decode()
+    assert 'promotion_gate_log_rows_total{model="signs"} 1.0' in text
+    assert 'promotion_gate_log_dropped_rows_total{model="signs",why="invalid"} 1.0' in text
+    names = {family.name for family in text_string_to_metric_families(text)}
+    assert names == {"promotion_gate_log_rows", "promotion_gate_log_dropped_rows"}
 
 
 def test_before_the_first_look_nothing_is_made_up():
