@@ -187,4 +187,4 @@ def _per_class(totals: ArrayLike, counts: Float64) -> Float64:
 
 def _log_odds(share: Float64, least: float) -> Float64:
     with np.errstate(divide="ignore"):
-        return np.maximum(np.log(share) - np.log1p(-share), least)
+        return np.asarray(np.maximum(np.log(share) - np.log1p(-share), least), dtype=np.float64)
