@@ -46,12 +46,6 @@ def add_response_options(parser: argparse.ArgumentParser) -> None:
     """Let ``monitor`` be told what to do after each look."""
     parser.add_argument("--alerts", type=Path, metavar="F", help="alerts.toml: who is told of alarms")
     parser.add_argument(
-        "--alert-state",
-        type=Path,
-        metavar="F",
-        help="remembers who was told (default: under ~/.local/state/promotion-gate)",
-    )
-    parser.add_argument(
         "--metrics-file", type=Path, metavar="F", help="write metrics for node_exporter, a name in .prom"
     )
     parser.add_argument("--metrics-port", type=_port, metavar="N", help="serve metrics over HTTP")
@@ -108,7 +102,7 @@ def response(
     if args.rollback_on_alarm and args.alerts is None:
         raise UsageError("--rollback-on-alarm needs somebody who is told", "add --alerts alerts.toml")
     settings = AlertSettings() if args.alerts is None else load_alert_settings(args.alerts)
-    state = args.alert_state or default_state(registry.host, name)
+    state = default_state(registry.host, name) if args.state is None else args.state / "alerts.json"
     board = _board(args, name)
     alerts = Alerts(settings, state, complain=complain)
     if lasting and settings.receivers:

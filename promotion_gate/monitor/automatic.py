@@ -32,6 +32,9 @@ RESTORED = "the alias was moved"
 A_DAY = 1
 DAY = timedelta(hours=24)
 COOL_DOWN = timedelta(minutes=15)
+FRESH = timedelta(hours=2)
+"""How old the newest prediction behind an alarm may be, where windows are not longer."""
+
 DEFAULT_KINDS: frozenset[AlarmKind] = frozenset({"class-share"})
 
 _REASON_LENGTH = 400
@@ -87,8 +90,13 @@ class AutomaticRollback:
         self._pauses = pauses
         self._records: dict[str, AuditRecord | None] = {}
 
-    def answer(self, firing: Sequence[Alarm]) -> None:
+    def answer(self, firing: Sequence[Alarm], old: timedelta = timedelta(), fresh: timedelta = FRESH) -> None:
         """Roll back if one of these alarms calls for it and the rules permit it; note what people are told.
+
+        Parameters
+        ----------
+        old: how long ago the predictions were made that the alarms stand on. Of what is older than ``fresh``
+            nobody knows whether it still is so: a log that is read belatedly moves nothing.
 
         Raises
         ------
@@ -98,7 +106,11 @@ class AutomaticRollback:
             (a for a in firing if a.kind in self._rules.kinds and a.kind != "rollback"),
             key=lambda alarm: (-abs(alarm.sigma), alarm.key),
         )
-        if grave:
+        if grave and old > fresh:
+            hours = old.total_seconds() / 3600
+            refusal = NotPermitted("old", f"the predictions behind the alarm are {hours:.0f} hours old")
+            self._tell_not_done(grave[0], refusal)
+        elif grave:
             self._attempt(grave[0])
         else:
             self._alerts.take((), everything=("rollback",), model=self._name)

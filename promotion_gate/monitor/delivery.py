@@ -69,11 +69,14 @@ class Courier:
         with self._outbox.sending(patience) as is_ours:
             if not is_ours:
                 return []
-            waiting = self._outbox.pending(self._clock())
+            due = self._outbox.pending(self._clock())
+            waiting = {name: found[:AT_ONCE] for name, found in due.items() if not self._is_busy(name)}
+            if waiting:
+                self._outbox.trying(waiting)
             progress = _Round()
             for receiver in self._outbox.receivers:
-                if receiver.name in waiting and not self._is_busy(receiver.name):
-                    self._start(receiver, waiting[receiver.name][:AT_ONCE], progress)
+                if receiver.name in waiting:
+                    self._start(receiver, waiting[receiver.name], progress)
             return self._awaited(progress)
 
     def _is_busy(self, name: str) -> bool:

@@ -3,7 +3,8 @@
 Each alarm that fires opens an episode. Each receiver has one word that it should have heard of the episode
 (it fires, it still does, it is over) and one that it acknowledged; where they differ, something is to be
 sent. So nothing is told twice, and nothing is lost when a process dies: killed between sending and writing
-that down, the same message with the same id is sent again.
+that down, the same message with the same id is sent again. Of an alarm that was over before anything was sent
+of it, nothing is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -91,6 +92,8 @@ class _Episode(_Part):
     alarm: _Alarm
     opened: AwareDatetime
     told: dict[str, _Told] = {}
+    tried: list[str] = []
+    """To whom something of this episode was sent, or may have been."""
     remarks: list[_Text] = []
     """What was told beside it once, see :meth:`Outbox.notice`."""
 
@@ -235,6 +238,15 @@ class Outbox:
                 found[receiver.name] = waiting
         return found
 
+    def trying(self, messages: Mapping[str, Sequence[Pending]]) -> None:
+        """Write down what is about to be sent to whom: whoever may have heard an alarm must hear its end."""
+        with self._changed() as state:
+            for receiver, waiting in messages.items():
+                for pending in waiting:
+                    entry = state.alarms.get(pending.notification.dedup_key)
+                    if entry is not None and entry.episode == pending.episode:
+                        entry.tried = sorted({*entry.tried, receiver})
+
     def delivered(self, receiver: str, sent: Pending, at: datetime) -> None:
         """Write down that a receiver took a message."""
         with self._changed(at) as state:
@@ -303,7 +315,8 @@ class Outbox:
         reminders = told.reminders if told is not None and known else 0
         word: Literal["firing", "reminder", "resolved"]
         if entry.alarm.state == "resolved":
-            if told is not None and known and told.word == "resolved":
+            is_told = told is not None and known and told.word == "resolved"
+            if is_told or (receiver not in entry.tried and (told is None or told.word == "resolved")):
                 return None
             word = "resolved"
         elif told is None or not known:

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from promotion_gate.core.errors import GateError
 from promotion_gate.core.policy import Production
+from promotion_gate.core.record import now
 from promotion_gate.monitor.alerts import WATCHED, Alerts
-from promotion_gate.monitor.automatic import AutomaticRollback
+from promotion_gate.monitor.automatic import FRESH, AutomaticRollback
 from promotion_gate.monitor.interface import WindowOutcome
 from promotion_gate.monitor.metrics import Board, Deliveries, write_metrics
 from promotion_gate.monitor.standing import write_standing
@@ -44,6 +46,7 @@ class Response:
         tagged: bool = True,
         production: Production = DEFAULT_PRODUCTION,
         complain: Callable[[str], None],
+        clock: Callable[[], datetime] = now,
     ) -> None:
         self._registry = registry
         self._name = name
@@ -54,6 +57,9 @@ class Response:
         self._tagged = tagged
         self._production = production
         self._complain = complain
+        self._clock = clock
+        self._belated: WindowOutcome | None = None
+        self._closing = False
         self._failed = 0
         self._known: list[str] | None = None
 
@@ -61,12 +67,20 @@ class Response:
         over = [alarm for alarm in outcome.alarms if alarm.state == "resolved"]
         told = [*over, *outcome.firing]
         self._step("noting alarms", lambda: self._alerts.take(told, everything=WATCHED, model=self._name))
+        old, fresh = self._age(outcome)
+        if old > fresh and not self._closing:
+            # Belated reading: only what still stands when the present is reached is worth waking anybody.
+            self._belated = outcome
+            if self._board is not None:
+                self._board.look(outcome)
+            return
+        self._belated = None
         # Nobody waits for a slow registry to be told of the alarm, nor the rollback for a slow receiver.
         with ThreadPoolExecutor(1) as pool:
             telling = pool.submit(self._step, "telling people", self._alerts.deliver)
             if self._automatic is not None:
                 answer = self._automatic.answer
-                self._step("the automatic rollback", lambda: answer(outcome.firing))
+                self._step("the automatic rollback", lambda: answer(outcome.firing, old, fresh))
             telling.result()
         if self._automatic is not None:
             self._step("telling people", self._alerts.deliver)
@@ -85,11 +99,19 @@ class Response:
 
     def close(self) -> None:
         """Send what is still due, once; it waits for another process on the same outbox."""
+        self._closing = True
+        if self._belated is not None:
+            self(self._belated)
         self._alerts.close()
         self._step("telling people", lambda: self._alerts.deliver(patience=30.0))
         if self._board is not None:
             board = self._board
             self._step("the metrics", lambda: self._show(board, None))
+
+    def _age(self, outcome: WindowOutcome) -> tuple[timedelta, timedelta]:
+        """How old the window's newest predictions are at most, and how old they may be."""
+        until = min(outcome.end, outcome.at)
+        return self._clock() - until, max(FRESH, 2 * (outcome.end - outcome.start))
 
     def _tag(self, outcome: WindowOutcome) -> None:
         standing = [alarm for alarm in self._alerts.outbox.firing() if alarm.model == self._name]

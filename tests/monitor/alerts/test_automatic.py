@@ -92,9 +92,9 @@ def monitor(store, actor, tmp_path):
             registry or MemoryRegistry(store), NAME, alerts, Rules(**rules), actor=actor, pauses=(0.01,) * 4
         )
 
-        def look(*firing):
+        def look(*firing, **age):
             alerts.take(firing, everything=("class-share",), model=NAME)
-            automatic.answer(firing)
+            automatic.answer(firing, **age)
             alerts.deliver()
             return told
 
@@ -269,6 +269,15 @@ def test_only_on_chosen_kinds(store, monitor, firing, kind):
     assert store.aliases[NAME]["production"] == 3
     monitor(kinds=frozenset({"confidence"}))(firing())
     assert store.aliases[NAME]["production"] == 3
+
+
+@pytest.mark.usefixtures("served")
+def test_old_predictions_move_nothing(store, monitor, firing):
+    told = monitor()(firing(), old=timedelta(hours=30))
+    assert store.aliases[NAME]["production"] == 3
+    assert "the predictions behind the alarm are 30 hours old" in told.last
+    monitor()(firing(), old=timedelta(hours=30), fresh=timedelta(hours=48))
+    assert store.aliases[NAME]["production"] == 2
 
 
 @pytest.mark.usefixtures("served")

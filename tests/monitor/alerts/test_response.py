@@ -55,7 +55,12 @@ def respond(store, tmp_path, clock):
             pauses=(),
         )
         response = Response(
-            registry or MemoryRegistry(store), NAME, alerts=alerts, complain=complaints.append, **more
+            registry or MemoryRegistry(store),
+            NAME,
+            alerts=alerts,
+            complain=complaints.append,
+            clock=lambda: clock.at + timedelta(hours=1),
+            **more,
         )
         return response, told, complaints
 
@@ -134,6 +139,22 @@ def test_a_step_that_crashes_says_no_more_than_its_kind(respond, outcome, alarm,
     assert complaints == ["noting alarms failed: ValueError"]
 
 
+def test_a_log_read_belatedly_wakes_nobody_for_what_was_over_long_ago(respond, outcome, alarm, clock):
+    board = Board(NAME)
+    response, told, _ = respond(board=board)
+    start = clock.at
+    windows = [outcome(start=start, end=start + timedelta(hours=1), firing=[alarm("a"), alarm("b")])]
+    start += timedelta(hours=1)
+    windows.append(outcome(start=start, end=start + timedelta(hours=1), firing=[alarm("b")]))
+    clock.wait(hours=12)
+    for window in windows:
+        response(window)
+    assert told.words == []
+    assert board.predictions == 2000
+    response.close()
+    assert told.words == [("firing", "b")]
+
+
 def test_without_a_tag_nothing_is_written(respond, store, outcome):
     response, *_ = respond(tagged=False)
     response(outcome())
@@ -143,7 +164,7 @@ def test_without_a_tag_nothing_is_written(respond, store, outcome):
 def options(tmp_path, **more):
     told = {
         "alerts": None,
-        "alert_state": tmp_path / "state.json",
+        "state": tmp_path / "state",
         "metrics_file": None,
         "metrics_port": None,
         "metrics_host": "127.0.0.1",

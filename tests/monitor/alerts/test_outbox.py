@@ -202,11 +202,36 @@ def test_over_before_it_could_be_told(start, alarm, clock):
     assert json.loads(alerts.outbox.path.read_text())["alarms"] == {}
 
 
+def test_over_before_anything_was_sent(start, alarm):
+    told = Told()
+    alerts = start(told)
+    alerts.take([alarm()])
+    alerts.take([alarm(state="resolved")])
+    alerts.deliver()
+    assert told.got == []
+    assert json.loads(alerts.outbox.path.read_text())["alarms"] == {}
+
+
+def test_killed_while_the_alarm_was_sent_its_end_is_told(start, alarm, monkeypatch):
+    """Whether the first message arrived is not known; an incident must not stay open."""
+    told = Told()
+    alerts = start(told)
+    alerts.take([alarm()])
+    monkeypatch.setattr("promotion_gate.monitor.outbox.Outbox.delivered", lambda *_: None)
+    alerts.deliver()
+    monkeypatch.undo()
+    alerts = start(told)
+    alerts.take([alarm(state="resolved")])
+    alerts.deliver()
+    assert [n.word for n in told.got] == ["firing", "resolved"]
+
+
 def test_what_nobody_takes_for_a_week_is_given_up_aloud(start, alarm, clock, complaints):
     told = Told()
     told.fails = [DeliveryError("no")] * 99
     alerts = start(told)
-    alerts.take([alarm(), alarm(state="resolved", subject="x")])
+    alerts.take([alarm()])
+    alerts.deliver()
     alerts.take([alarm(state="resolved")])
     clock.wait(days=8)
     alerts.take([])
