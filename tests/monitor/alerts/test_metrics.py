@@ -213,6 +213,57 @@ def test_promtool_accepts_the_rules(tmp_path):
     assert told.returncode == 0, told.stderr
 
 
+RULES_TEST = """
+rule_files: [rules.yml]
+evaluation_interval: 1m
+tests:
+  - interval: 1m
+    input_series:
+      - {series: 'promotion_gate_alarms_firing{model="signs", kind="class-share"}', values: "0x9 2x200"}
+      - {series: 'promotion_gate_alarms_firing{model="calm", kind="class-share"}', values: "0x200"}
+      - {series: 'promotion_gate_last_look_timestamp_seconds{model="signs"}', values: "0x200"}
+      - {series: 'promotion_gate_alerts_waiting{model="signs", receiver="pager"}', values: "1x200"}
+      - {series: 'promotion_gate_other_version_rows{model="signs"}', values: "10x200"}
+      - {series: 'promotion_gate_window_predictions{model="signs"}', values: "0x200"}
+    alert_rule_test:
+      - {eval_time: 5m, alertname: PredictionsDrift, exp_alerts: []}
+      - eval_time: 20m
+        alertname: PredictionsDrift
+        exp_alerts:
+          - exp_labels: {model: signs, kind: class-share, severity: critical}
+            exp_annotations:
+              summary: "signs: 2 class-share alarms stand"
+              description: "Look at the drift report; promotion-gate rollback signs --reason ..."
+      - {eval_time: 119m, alertname: MonitorSilent, exp_alerts: []}
+      - eval_time: 130m
+        alertname: MonitorSilent
+        exp_alerts:
+          - exp_labels: {model: signs, severity: critical}
+            exp_annotations:
+              summary: "No look at predictions of signs for 2h 10m 0s: log or monitor stopped"
+      - eval_time: 20m
+        alertname: AlarmsNotDelivered
+        exp_alerts:
+          - exp_labels: {model: signs, receiver: pager, severity: critical}
+            exp_annotations: {summary: "1 alarms of signs have not reached pager"}
+      - eval_time: 40m
+        alertname: OtherVersionServes
+        exp_alerts:
+          - exp_labels: {model: signs, severity: warning}
+            exp_annotations: {summary: "Most predictions of signs are not by the version in production"}
+"""
+
+
+def test_the_rules_fire_when_they_should(tmp_path):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    (tmp_path / "rules.yml").write_text(ready_file("rules"))
+    (tmp_path / "test.yml").write_text(RULES_TEST)
+    told = subprocess.run([promtool, "test", "rules", tmp_path / "test.yml"], capture_output=True, text=True)
+    assert told.returncode == 0, told.stdout + told.stderr
+
+
 def test_promtool_accepts_the_metrics(outcome):
     promtool = shutil.which("promtool")
     if promtool is None:
