@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Self
 
 from promotion_gate.core.errors import GateError
 from promotion_gate.core.policy import Production
@@ -25,7 +26,7 @@ from promotion_gate.vouching import DEFAULT_PRODUCTION
 
 
 class Response:
-    """A hook for the monitor: call it with every outcome.
+    """A hook for the monitor: call it with every outcome, within ``with``.
 
     Parameters
     ----------
@@ -96,6 +97,14 @@ class Response:
         if self._board is not None:
             self._board.looks_failed = self._failed
             self._write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None and issubclass(kind, Exception):
+            self.failed()
+        self.close()
 
     def close(self) -> None:
         """Send what is still due, once; it waits for another process on the same outbox."""

@@ -91,7 +91,7 @@ def read_state(folder: Path) -> Remembered:
                 raise ValueError(about["schema"])
             arrays = {name: np.array(stored[name], dtype=np.float64) for name in _ARRAYS if name in stored}
         positions = {key: Position(**value) for key, value in about["positions"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         said = f"the state in {path} cannot be read ({type(error).__name__})"
         raise UsageError(said, "remove it to begin anew") from None
     return Remembered(positions, about, arrays)
@@ -133,7 +133,7 @@ def write_state(folder: Path, tracker: Tracker, positions: Mapping[str, Position
     if current is not None:
         arrays |= {"hits": current.hits, "trials": current.trials}
     content = io.BytesIO()
-    np.savez(content, about=np.array(json.dumps(about)), **arrays)
+    np.savez(content, allow_pickle=False, about=np.array(json.dumps(about)), **arrays)
     write_bytes(folder / STATE_FILE, content.getvalue())
 
 
@@ -148,17 +148,17 @@ def resume(tracker: Tracker, remembered: Remembered) -> bool:
     if not about or any(about.get(key) != value for key, value in _identity(tracker).items()):
         return False
     try:
-        shape = tracker.detector.sums.shape
+        questions, shape = len(tracker.questions), tracker.detector.sums.shape
         if arrays["sums"].shape != shape or arrays["shown"].shape != shape:
             raise ValueError("shape")
         tracker.detector.sums, tracker.detector.shown = arrays["sums"], arrays["shown"]
-        tracker.since = arrays["since"].reshape(shape[0])
+        tracker.since = arrays["since"].reshape(questions)
         tracker.seen, tracker.open_from = int(about["seen"]), float(about["open_from"])
         tracker.others = Counter(dict(about["others"]))
         tracker.firing = {(a.kind, a.subject): a for a in map(_alarm, about["firing"])}
         said = about["current"]
         if said is not None:
-            hits, trials = (arrays[name].reshape(shape[0]) for name in ("hits", "trials"))
+            hits, trials = (arrays[name].reshape(questions) for name in ("hits", "trials"))
             others, unseen = Counter(dict(said["others"])), Counter(dict(said["unseen"]))
             counts = (int(said["rows"]), int(said["late"]), float(said["spent"]))
             tracker.current = WindowCounts(float(said["start"]), hits, trials, *counts, others, unseen)

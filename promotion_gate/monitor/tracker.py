@@ -101,6 +101,15 @@ class Tracker:
                 yield self.close()
             self._take(part, names, start)
 
+    def open(self, at: float) -> WindowCounts:
+        """Begin the window of this moment."""
+        size = len(self.questions)
+        start = max(at // self.window * self.window, self.open_from)
+        self.current = WindowCounts(start, np.zeros(size), np.zeros(size))
+        if not self.since.any():
+            self.since[:] = start
+        return self.current
+
     def close(self) -> WindowOutcome:
         """End the current window."""
         assert self.current is not None
@@ -157,12 +166,7 @@ class Tracker:
         return name in self.current.unseen or (not name and bool(self.current.unseen))
 
     def _take(self, part: Predictions, unseen: Sequence[str], start: float) -> None:
-        if self.current is None:
-            size = len(self.questions)
-            self.current = WindowCounts(max(start, self.open_from), np.zeros(size), np.zeros(size))
-            if not self.since.any():
-                self.since[:] = start
-        current = self.current
+        current = self.current or self.open(start)
         if start < current.start:
             current.late += len(part)
         version = self.baseline.ref.version

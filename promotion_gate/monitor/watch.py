@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promotion_gate.core.errors import (
-    GateError,
     InputError,
     NotInRegistry,
     RegistryError,
@@ -55,8 +53,8 @@ class Watched:
     """What is watched, and how.
 
     ``logs`` are files, folders, patterns and URLs. ``window`` is in seconds. ``state`` is the folder that
-    remembers between runs; one of its own is found for the model and its logs unless given. ``follow`` goes on
-    until it is stopped, looking every ``poll`` seconds. ``note`` is told what a person should know.
+    remembers between runs; one of its own is found for the model and its logs unless given. ``follow`` goes
+    on until it is stopped, looking every ``poll`` seconds. ``note`` is told what a person should know.
     """
 
     name: str
@@ -74,10 +72,10 @@ class Watched:
 
 
 def watch(registry: Registry, watched: Watched) -> Iterator[WindowOutcome]:
-    """An outcome for every window that is over, for every look that raises or resolves an alarm, and at the end.
+    """An outcome for every window that is over, every look that raises or resolves an alarm, and at the end.
 
-    Each goes to every ``on_window`` first; then what was read is remembered, and the outcome yielded. A run that
-    is killed reads what it had not remembered again, and may tell an alarm twice, but forgets none. The
+    Each goes to every ``on_window`` first; then what was read is remembered, and the outcome yielded. A run
+    that is killed reads again what it had not remembered, and may tell an alarm twice, but forgets none. The
     registry is only read.
 
     Raises
@@ -117,6 +115,7 @@ class _Watch:
         remembered = read_state(folder)
         self._positions: dict[str, Position] = remembered.positions
         self._left: list[Alarm] = []
+        self._any = False
         self._tracker = self._tracker_of(in_production(registry, watched.name, watched.production.alias))
         self._take_up(remembered)
         self._saved = self._looked = time.monotonic()
@@ -130,10 +129,10 @@ class _Watch:
                 break
             self._watched.sleep(self._watched.poll)
             self._look_again()
+        if not self._any and self._tracker.current is None and (self._left or self._tracker.firing):
+            self._tracker.open(self._watched.clock())
         if self._tracker.current is not None:
             yield self._told(self._tracker.outcome(complete=False))
-        elif self._left and self._tracker.seen == 0:
-            self._watched.note("the version that raised the last alarm is no longer in production")
         self._save()
         self._require_something()
 
@@ -172,6 +171,7 @@ class _Watch:
     def _with_left(self, outcome: WindowOutcome) -> WindowOutcome:
         """Add the end of alarms of a version that left production."""
         left, self._left = self._left, []
+        self._any = True
         return replace(outcome, alarms=[*left, *outcome.alarms]) if left else outcome
 
     def _call(self, outcome: WindowOutcome) -> None:
@@ -241,7 +241,8 @@ def _require_newer(remembered: Remembered, baseline: Baseline) -> None:
         return
     if datetime.fromisoformat(about["baseline_at"]) > baseline.at:
         raise SigningError(
-            f"the baseline of {baseline.ref} is older than the one used before, of {about['baseline_at'][:19]}",
+            f"the baseline of {baseline.ref} is older than the one used before, of"
+            f" {about['baseline_at'][:19]}",
             "make a new one, or remove the state folder if that is right",
         )
 
