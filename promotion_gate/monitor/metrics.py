@@ -47,7 +47,7 @@ NAMES: Mapping[str, str] = {
     "promotion_gate_alerts_waiting": "Messages that a receiver has still to be sent.",
     "promotion_gate_last_look_timestamp_seconds": "When the log was last looked at.",
     "promotion_gate_looks_failed": "Looks at the log, or what follows one, that failed.",
-    "promotion_gate_production_version": "The version in production at the last look.",
+    "promotion_gate_production_version": "The version in production after the last look.",
     "promotion_gate_rollbacks": "Rollbacks in the model's history.",
     "promotion_gate_automatic_rollbacks": "Those that the monitor did by itself.",
     "promotion_gate_time_to_recovery_seconds": "Mean time from alarm to recovery, where history tells it.",
@@ -89,6 +89,7 @@ class Board:
     outcome: WindowOutcome | None = None
     firing: Mapping[str, int] = field(default_factory=dict)
     deliveries: Mapping[str, Deliveries] = field(default_factory=dict)
+    production: int | None = None
     rollbacks: int | None = None
     automatic_rollbacks: int | None = None
     time_to_recovery: float | None = None
@@ -104,7 +105,7 @@ class Board:
             known = self._window[1] if self._window is not None and self._window[0] == start else 0.0
             self.predictions += max(0.0, count - known)
             self._window = (start, max(count, known))
-            self.outcome = outcome
+            self.outcome, self.production = outcome, outcome.version
 
     def resume(self, predictions: float, window_start: float, window_predictions: float) -> None:
         """Go on from the values that an earlier process left."""
@@ -138,6 +139,7 @@ class Board:
             yield one("alert_delivery_failures", told.failed, receiver=receiver)
             yield one("alerts_waiting", told.waiting, receiver=receiver)
         for name, value in (
+            ("production_version", self.production),
             ("rollbacks", self.rollbacks),
             ("automatic_rollbacks", self.automatic_rollbacks),
             ("time_to_recovery_seconds", self.time_to_recovery),
@@ -197,7 +199,6 @@ def _window_values(outcome: WindowOutcome) -> Iterator[tuple[str, float]]:
     yield "other_version_rows", sum(outcome.other_versions.values())
     yield "late_rows", outcome.late
     yield "last_look_timestamp_seconds", outcome.at.timestamp()
-    yield "production_version", outcome.version
 
 
 def shown_classes(outcome: WindowOutcome, most: int) -> list[ClassShare]:

@@ -22,7 +22,7 @@ from promotion_gate.monitor.metrics import Board, Deliveries, write_metrics
 from promotion_gate.monitor.standing import write_standing
 from promotion_gate.registry.interface import Registry
 from promotion_gate.status import status
-from promotion_gate.vouching import DEFAULT_PRODUCTION
+from promotion_gate.vouching import DEFAULT_PRODUCTION, look
 
 
 class Response:
@@ -136,11 +136,12 @@ class Response:
             for name, fare in self._alerts.fares().items()
         }
         if outcome is not None:
-            self._step("the history", lambda: self._count_rollbacks(board))
+            self._step("the history", lambda: self._ask_registry(board))
         self._write()
 
-    def _count_rollbacks(self, board: Board) -> None:
-        events = self._registry.events(self._name)
+    def _ask_registry(self, board: Board) -> None:
+        facts, events = look(self._registry, self._name)
+        board.production = facts.aliases.get(self._production.alias)
         known = [event.event_id for event in events if event.state == "done"]
         if known == self._known:
             return
