@@ -37,6 +37,31 @@ UNDER_LOCK = ("foreign", "recover")
 """Entries that move nothing but are written under the lock: whoever holds it knows that their writer died."""
 
 
+def look_closely(
+    registry: Registry, name: str, production: Production, actor: Actor
+) -> tuple[ModelFacts, Sequence[Event], list[str]]:
+    """The model's aliases and history once what was left undone is settled and what was hidden is told.
+
+    The third is what was done for it, a line each. Whatever becomes of the command, a change past the gate
+    stands in the history afterwards.
+
+    Raises
+    ------
+    RegistryConflict: a process that is alive is moving production.
+    """
+    facts, events = look(registry, name)
+    lines: list[str] = []
+    if any(event.state == "begun" for event in events):
+        lines += recover(registry, name, production, actor)
+        facts, events = look(registry, name)
+    moves = done_moves(events, production.alias)
+    if moves and moves[-1].pointer.to_version != facts.aliases.get(production.alias):
+        noted = note_foreign_moves(registry, name, production, actor)
+        lines += [recorded.record.reason for recorded in noted]
+        facts, events = look(registry, name)
+    return facts, events, lines
+
+
 def move(
     registry: Registry,
     name: str,

@@ -13,7 +13,7 @@ from promotion_gate.core.policy import Production
 from promotion_gate.core.types import AuditRecord, ModelRef
 from promotion_gate.foreign import difference, foreign_line, look_for
 from promotion_gate.journal import Actor, Papers, Recorded, note_down, require_no_live_holder, require_reason
-from promotion_gate.moving import move, recover, state_of
+from promotion_gate.moving import look_closely, move, state_of
 from promotion_gate.registry.interface import Event, ModelFacts, Registry
 from promotion_gate.vouching import (
     DEFAULT_PRODUCTION,
@@ -90,11 +90,7 @@ def rollback(
     reason = require_reason(reason)
     acting = actor or Actor.here()
     _require_usage(to, acting, unsafe_unsigned=unsafe_unsigned, alarm_at=alarm_at)
-    facts, events = look(registry, name)
-    notes: list[str] = []
-    if any(event.state == "begun" for event in events):
-        notes += recover(registry, name, production, acting)
-        facts, events = look(registry, name)
+    facts, events, notes = look_closely(registry, name, production, acting)
     current = facts.aliases.get(production.alias)
     if only_if is not None:
         only_if(facts, events)
@@ -278,7 +274,7 @@ def vouched_target(
     vouched = vouch(registry, ref, events, alias, actor.keys.trusted)
     if unsafe_unsigned and isinstance(vouched.broken, SigningError):
         note = f"{ref} is UNVERIFIED: {vouched.broken.what}"
-        return Target(ref, artifact_digest(registry, ref), [note], [UNSAFE_UNSIGNED])
+        return Target(ref, artifact_digest(registry, ref), (note,), (UNSAFE_UNSIGNED,))
     return Target(ref, vouched.digest)
 
 

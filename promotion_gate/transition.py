@@ -17,7 +17,7 @@ from promotion_gate.core.types import NO_DIGEST, Action, AuditRecord, ModelRef, 
 from promotion_gate.core.verdict_summary import VerdictSummary, sign_verdict
 from promotion_gate.foreign import look_for, note_foreign_moves, require_settled
 from promotion_gate.journal import LEASE, Actor, Lock, Papers, Recorded, note_down, require_reason
-from promotion_gate.moving import make_whole, move, recover
+from promotion_gate.moving import look_closely, make_whole, move, recover
 from promotion_gate.registry.interface import Event, ModelFacts, Registry
 from promotion_gate.rollback import (
     UNSAFE_UNSIGNED,
@@ -34,7 +34,6 @@ from promotion_gate.vouching import (
     changed,
     done_moves,
     last_verdict,
-    look,
     read_record,
     read_verdict_file,
     require_not_revoked,
@@ -105,7 +104,7 @@ def promote(
     if judged.outcome is not Outcome.PROMOTE:
         raise UsageError(f"{judged.ref} cannot be promoted: its verdict is {judged.outcome}")
     actor = acting = actor or Actor.here()
-    notes = recover(registry, judged.ref.name, production, actor)
+    _, _, notes = look_closely(registry, judged.ref.name, production, actor)
 
     def verified() -> Papers:
         _require_digest(registry, judged.ref, judged.digest)
@@ -152,8 +151,8 @@ def approve(
     """
     actor = acting = actor or Actor.here()
     reason = require_reason(reason)
-    notes = recover(registry, ref.name, production, actor)
-    event, held = _held_verdict(registry, ref, actor, registry.events(ref.name))
+    _, events, notes = look_closely(registry, ref.name, production, actor)
+    event, held = _held_verdict(registry, ref, actor, events)
 
     def verified() -> Papers:
         _require_digest(registry, ref, held.digest)
@@ -253,14 +252,12 @@ def accept_foreign(
     """
     acting = actor or Actor.here()
     reason = require_reason(reason)
-    notes = recover(registry, name, production, acting)
-    facts, events = look(registry, name)
+    facts, events, notes = look_closely(registry, name, production, acting)
     version = facts.aliases.get(production.alias)
     seen = look_for(registry, name, version, events, production)
     if seen is None or seen.settled:
         return None
     if version is None:
-        note_foreign_moves(registry, name, production, acting)
         raise RegistryConflict(
             f"alias {production.alias!r} of {name!r} is gone: there is no version to accept",
             "'promotion-gate rollback' goes back to the last good one",
