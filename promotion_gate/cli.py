@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
 from promotion_gate.commands import (
+    alerts,
     dbom,
+    monitor,
     posture,
     progress_lines,
     records,
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 EXIT_CODES = """exit codes:
   0  done
   2  wrong usage, policy or input
-  3  rejected
+  3  rejected, or drift
   4  held for a person
   5  registry conflict, or the registry cannot be reached"""
 
@@ -233,6 +235,8 @@ def _parser() -> argparse.ArgumentParser:
     posture.add(command)
     validate.add(command)
     vendor.add(command)
+    monitor.add(command)
+    alerts.add(command)
     return parser
 
 

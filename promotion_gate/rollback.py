@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -64,6 +64,7 @@ def rollback(
     actor: Actor | None = None,
     unsafe_unsigned: bool = False,
     alarm_at: datetime | None = None,
+    only_if: Callable[[ModelFacts, Sequence[Event]], None] | None = None,
 ) -> Recorded:
     """Move the production alias back to the last good version, or to version ``to``.
 
@@ -74,6 +75,11 @@ def rollback(
     the trouble was noticed; :func:`note_restored` ends the time to recovery.
 
     A change past the gate is written down before it is overwritten.
+
+    Parameters
+    ----------
+    only_if: raises where the rollback must not be; asked before anything is fetched and again under the
+        lock, with what is there then.
 
     Raises
     ------
@@ -86,6 +92,8 @@ def rollback(
     _require_usage(to, acting, unsafe_unsigned=unsafe_unsigned, alarm_at=alarm_at)
     facts, events, notes = look_closely(registry, name, production, acting)
     current = facts.aliases.get(production.alias)
+    if only_if is not None:
+        only_if(facts, events)
 
     def verified() -> Papers:
         found = _go_back_to(
@@ -110,6 +118,8 @@ def rollback(
     def still(facts_now: ModelFacts, events_now: Sequence[Event]) -> None:
         if facts_now.aliases.get(production.alias) != current or _moves(events_now) != _moves(events):
             raise RegistryConflict(f"the production version of {name!r} has just been moved", "look again")
+        if only_if is not None:
+            only_if(facts_now, events_now)
 
     return move(registry, name, production, acting, verified, still, notes, settles=True)
 

@@ -324,7 +324,8 @@ class AuditRecord:
     version that was in production when the verdict was made. ``foreign`` is what a foreign entry tells; its
     ``user`` and ``host`` are who noticed, not who did it. ``about`` is the id of the event that a recovery
     closed, or that of the rollback that restored service. ``alarm_at`` is when the trouble was noticed that
-    a rollback answers.
+    a rollback answers. ``baseline_sha256`` is that of the signed monitoring baseline, empty where none could
+    be made.
     """
 
     action: Action
@@ -347,3 +348,4 @@ class AuditRecord:
     foreign: ForeignMove | None = None
     about: str = ""
     alarm_at: datetime | None = None
+    baseline_sha256: str = ""

@@ -142,6 +142,12 @@ class MemoryRegistry:
             facts = self.store.versions[self._known(ref)]
             self.store.versions[ref] = replace(facts, tags={**facts.tags, key: value})
 
+    def set_model_tag(self, name: str, key: str, value: str) -> None:
+        with _Call(self, "set_model_tag"):
+            if name not in self.store.aliases:
+                raise NotInRegistry(f"no registered model {name!r} at {self.host}")
+            self.store.model_tags.setdefault(name, {})[key] = value
+
     def start_gate_run(self, ref: ModelRef, tags: Mapping[str, str]) -> str:
         with _Call(self, "start_gate_run"):
             run_id = f"gate-run-{len(self.store.runs) + 1}"

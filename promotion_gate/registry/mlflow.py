@@ -165,6 +165,10 @@ class MlflowRegistry:
         with self._asking(f"a tag of {ref}"):
             self._client.set_model_version_tag(ref.name, str(ref.version), key, value)
 
+    def set_model_tag(self, name: str, key: str, value: str) -> None:
+        with self._asking(f"a tag of model {name!r}"):
+            self._client.set_registered_model_tag(name, key, value)
+
     def start_gate_run(self, ref: ModelRef, tags: Mapping[str, str]) -> str:
         own = {
             KIND: "gate",
