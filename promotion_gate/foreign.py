@@ -124,12 +124,12 @@ def note_foreign_moves(
     facts, events = look(registry, name)
     if _is_moving(events) or not _untold(registry, name, production, actor, facts, events):
         return []
-    lock = Lock(registry, name, actor)
-    try:
-        facts, events = lock.take_and_look()
-    except RegistryConflict:
-        return []
-    with lock:
+    with Lock(registry, name, actor) as lock:
+        try:
+            lock.take()
+        except RegistryConflict:
+            return []
+        facts, events = look(registry, name)
         if _is_moving(events):
             return []
         return note_seen(registry, name, production, actor, facts, events)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,6 +18,7 @@ from promotion_gate.moving import look_closely, move, state_of
 from promotion_gate.registry.interface import Event, ModelFacts, Registry
 from promotion_gate.vouching import (
     DEFAULT_PRODUCTION,
+    Vouched,
     artifact_digest,
     done_moves,
     last_verdict,
@@ -236,10 +238,11 @@ def _go_back_to(
     skipped = []
     for version in good_versions(events, alias, current):
         ref = ModelRef(name, version)
-        if rejected_since(registry, version, events, actor.keys.trusted):
+        rejection = rejection_since(events, version)
+        if rejection is not None and is_believed(registry, rejection, actor.keys.trusted):
             skipped.append(f"{ref} passed over: it was rejected since; '--to {version}' insists")
             continue
-        vouched = vouch(registry, ref, events, alias, actor.keys.trusted)
+        vouched = _vouched(registry, ref, events, alias, actor)
         if vouched.broken is None:
             return Target(ref, vouched.digest, skipped)
         skipped.append(f"{ref} passed over: {vouched.broken}")
@@ -271,20 +274,32 @@ def vouched_target(
     ArtifactError: it was revoked, or its bytes have changed.
     SigningError: no record of a trusted key vouches for it, and ``unsafe_unsigned`` was not said.
     """
-    vouched = vouch(registry, ref, events, alias, actor.keys.trusted)
+    vouched = _vouched(registry, ref, events, alias, actor)
     if unsafe_unsigned and isinstance(vouched.broken, SigningError):
         note = f"{ref} is UNVERIFIED: {vouched.broken.what}"
         return Target(ref, artifact_digest(registry, ref), (note,), (UNSAFE_UNSIGNED,))
     return Target(ref, vouched.digest)
 
 
-def rejected_since(registry: Registry, version: int, events: Sequence[Event], trusted: TrustedKeys) -> bool:
-    """Whether the last word on a version is a rejection; one that anybody could have forged is none."""
+def _vouched(registry: Registry, ref: ModelRef, events: Sequence[Event], alias: str, actor: Actor) -> Vouched:
+    """As :func:`vouch`; the bytes are on their way while the cryptography is still being imported."""
+    if not registry.concurrent:
+        return vouch(registry, ref, events, alias, actor.keys.trusted)
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(artifact_digest, registry, ref)
+        return vouch(registry, ref, events, alias, actor.keys.trusted, found_digest=digest.result)
+
+
+def rejection_since(events: Sequence[Event], version: int) -> Event | None:
+    """The last word on a version, if it is a rejection."""
     last = last_verdict(events, version)
-    if last is None or last.pointer.action != "reject":
-        return False
+    return last if last is not None and last.pointer.action == "reject" else None
+
+
+def is_believed(registry: Registry, event: Event, trusted: TrustedKeys) -> bool:
+    """Whether a trusted key signed the event; one that anybody could have forged says nothing."""
     try:
-        read_record(registry, last, trusted)
+        read_record(registry, event, trusted)
     except SigningError:
         return False
     return True

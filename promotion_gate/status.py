@@ -10,7 +10,7 @@ from promotion_gate.core.policy import Production
 from promotion_gate.core.types import ForeignMove, ModelRef
 from promotion_gate.foreign import difference, sighted
 from promotion_gate.registry.interface import Event, ModelFacts, Registry, VersionFacts
-from promotion_gate.rollback import good_versions, rejected_since
+from promotion_gate.rollback import good_versions, is_believed, rejection_since
 from promotion_gate.vouching import (
     DEFAULT_PRODUCTION,
     HistoryEntry,
@@ -138,7 +138,8 @@ def _last_good(
     trusted: TrustedKeys,
 ) -> int | None:
     for version in good_versions(events, alias, production):
-        if rejected_since(registry, version, events, trusted):
+        rejection = rejection_since(events, version)
+        if rejection is not None and is_believed(registry, rejection, trusted):
             continue
         if vouch_on_paper(registry, ModelRef(name, version), events, alias, trusted).broken is None:
             return version

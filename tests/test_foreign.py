@@ -8,7 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from promotion_gate import transition
-from promotion_gate.core.errors import ArtifactError, RegistryConflict, SigningError, UsageError
+from promotion_gate.core.errors import (
+    ArtifactError,
+    RegistryConflict,
+    RegistryError,
+    SigningError,
+    UsageError,
+)
 from promotion_gate.core.policy import Production
 from promotion_gate.core.types import NO_DIGEST, ForeignMove, Outcome
 from promotion_gate.registry.interface import RECORD_FILE, EventPointer, LockHolder
@@ -218,6 +224,22 @@ def test_while_somebody_moves_production_nothing_foreign_is_told(world):
     world.alias = 4
     world.store.locks[NAME] = LockHolder("t", "bob@train", world.store.clock + transition.LEASE)
     assert world.note() == []
+
+
+@pytest.mark.parametrize("call", ["model", "events", "begin_event", "finish_event"])
+def test_a_registry_that_fails_while_it_is_told_leaves_no_lock_behind(moved, call):
+    locked = []
+
+    def fail(number, name):
+        locked.append(bool(moved.store.locks))
+        if name == call and locked[-1]:
+            raise RegistryError("no answer")
+
+    with pytest.raises(RegistryError, match="no answer"):
+        moved.note(MemoryRegistry(moved.store, before=fail))
+    assert not moved.store.locks
+    moved.make_whole()
+    assert [line[0] for line in moved.story() if line[0] != "recover"][2:] == ["foreign"]
 
 
 def test_a_stage_that_was_moved_is_told_and_settled(worlds, keyring):

@@ -67,6 +67,9 @@ def mlflow_server(folder: Path) -> Iterator[str]:
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(20)
+            os.killpg(server.pid, signal.SIGKILL)
         server.wait(20)
 
 
