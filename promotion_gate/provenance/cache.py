@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from promotion_gate.core.errors import InputError
-from promotion_gate.provenance.dbom import DbomEntry
+from promotion_gate.provenance.dbom import Dbom, DbomEntry
 from promotion_gate.provenance.sources import file_name
 
 
@@ -52,6 +52,17 @@ def cached_place(entry: DbomEntry) -> Path:
     # The suffix tells readers the format.
     suffix = Path(file_name(entry.path or entry.origin or entry.mirror)).suffix
     return shelf("files") / f"{entry.sha256}{suffix}" / f"data{suffix}"
+
+
+def place_here(dbom: Dbom, entry: DbomEntry) -> Path | None:
+    """Where a copy of the set lies on this machine: where its entry says, or in the store."""
+    place = dbom.local_path(entry)
+    if place is not None and place.exists():
+        return place
+    if not entry.sha256:
+        return None
+    place = cached_place(entry)
+    return place if place.exists() else None
 
 
 def shelf(kind: str) -> Path:

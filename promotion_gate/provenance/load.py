@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promotion_gate.core.errors import HashMismatch, InputError, Unregistered
-from promotion_gate.provenance.cache import alone, cached_place, discard, publish, staging
+from promotion_gate.provenance.cache import alone, cached_place, discard, place_here, publish, staging
 from promotion_gate.provenance.dbom import Dbom, DbomEntry
 from promotion_gate.provenance.hashing import (
     FileHash,
@@ -205,6 +205,29 @@ def mismatch(entry: DbomEntry, paths: list[str], what: str, remote: str = "") ->
     return HashMismatch(
         f"the data set {entry.name} is not what its entry says: {what}: {some}",
         f"'promotion-gate dbom verify {entry.name}' names every difference",
+    )
+
+
+def verify_anywhere(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: None) -> DataCheck:
+    """Hash the copy that a load would read: on this machine, else at the mirror, else in the cache."""
+    place = dbom.local_path(entry)
+    if place is not None and place.exists():
+        return verify_at(dbom, entry, place, progress)
+    if entry.mirror:
+        return verify_mirror(dbom, entry, progress)
+    try:
+        cached = place_here(dbom, entry)
+    except InputError as error:
+        return DataCheck(entry, problem=str(error))
+    if cached is not None:
+        return verify_at(dbom, entry, cached, progress)
+    where = f" ({entry.path!r:.200})" if entry.path else ""
+    what = f"put it there again from {entry.origin:.200}" if entry.path and entry.origin else ""
+    fetch = f"'promotion-gate dbom add {entry.origin:.200} --name {entry.name} --replace …' fetches it"
+    return DataCheck(
+        entry,
+        problem=f"not on this machine{where}, and the entry names no mirror: "
+        + (what or (fetch if entry.origin and not entry.is_folder else "put it there, or mirror it")),
     )
 
 
