@@ -31,7 +31,7 @@ _SMALL = 32 * 2**10
 _WORTH_PROCESSES = 50_000
 """So many small files take longer on one core than other processes take to start."""
 LONG_BYTES, LONG_SECONDS = 100 * 10**6, 1.0
-"""Progress is told of work beyond either."""
+"""Of fewer bytes progress is told only so often."""
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -150,17 +150,17 @@ class Tally:
     def __init__(self, total: int, progress: Progress) -> None:
         self._total, self._progress = total, progress
         self._done = self._tenth = 0
-        self._begun = time.monotonic()
+        self._told = time.monotonic()
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
         with self._lock:
             self._done += size
             tenth = 10 * self._done // self._total if self._total else 0
-            short = self._total < LONG_BYTES and time.monotonic() - self._begun < LONG_SECONDS
-            if tenth <= self._tenth or short:
+            moment = time.monotonic()
+            if tenth <= self._tenth or (self._total < LONG_BYTES and moment - self._told < LONG_SECONDS):
                 return
-            self._tenth = tenth
+            self._tenth, self._told = tenth, moment
             self._progress(f"{min(tenth, 10) * 10} % of {readable(self._total)} hashed")
 
 

@@ -200,6 +200,14 @@ def test_progress_is_told_of_long_work_alone_and_in_order(monkeypatch):
     for _ in range(10):
         short.add(100)
     assert told == []
+    clock = iter((0.0, 1.5, 1.6, 1.7))
+    with monkeypatch.context() as patched:
+        patched.setattr(hashing.time, "monotonic", lambda: next(clock))
+        slow = hashing.Tally(1000, told.append)
+        for _ in range(3):
+            slow.add(100)
+    assert told == ["10 % of 1000 bytes hashed"], "work that begins slowly is short all the same"
+    told.clear()
     monkeypatch.setattr(hashing, "LONG_BYTES", 1000)
     tally = hashing.Tally(8000, lambda line: (time.sleep(0.001), told.append(int(line.split()[0])))[1])
     threads = [threading.Thread(target=tally.add, args=(100,)) for _ in range(80)]
