@@ -36,6 +36,7 @@ UNCOMMITTED = "uncommitted"
 """The annotation of the commit that names code which was not committed when the statement was made."""
 
 _NAMED = 20
+_LONG = 600.0
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -235,8 +236,10 @@ def uncommitted_code(folder: Path) -> tuple[str, ...]:
     """
     top = _git(folder, "rev-parse", "--show-toplevel")
     home = Path(os.fsdecode(top.rstrip(b"\n"))) if top is not None else folder
-    changed = _git(home, "diff", "--no-ext-diff", "--no-textconv", "--name-only", "-z", "HEAD", "--")
-    new = _git(home, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py")
+    changed = _git(
+        home, "diff", "--no-ext-diff", "--no-textconv", "--name-only", "-z", "HEAD", "--", seconds=_LONG
+    )
+    new = _git(home, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", seconds=_LONG)
     if top is None or changed is None or new is None:
         raise SigningError(f"git cannot tell what changed in {folder} since its last commit")
     names = {name.decode("utf-8", "backslashreplace") for name in (changed + new).split(b"\0") if name}
@@ -258,11 +261,13 @@ def file_at_commit(path: Path, commit: str) -> bytes | None:
     return _git(path.parent, "cat-file", "blob", f"{commit}:./{path.name}")
 
 
-def _git(folder: Path, *arguments: str) -> bytes | None:
+def _git(folder: Path, *arguments: str, seconds: float = 30) -> bytes | None:
     # A repository's own settings may name a program to run.
     command: list[Any] = ["git", "-c", "core.fsmonitor=false", "-C", folder, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=30, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
