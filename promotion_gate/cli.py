@@ -39,7 +39,7 @@ EXIT_CODES = """exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(vendor.spelled_out(sys.argv[1:] if arguments is None else arguments))
     handler: Callable[[argparse.Namespace], int] = args.handler
     try:
         _refuse_undecodable(args)

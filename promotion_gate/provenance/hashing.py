@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ _SMALL = 32 * 2**10
 """Up to this size threads wait for the interpreter's lock longer than a file takes to hash."""
 _WORTH_PROCESSES = 50_000
 """So many small files take longer on one core than other processes take to start."""
+LONG_BYTES, LONG_SECONDS = 100 * 10**6, 1.0
+"""Of fewer bytes progress is told only so often."""
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -142,21 +145,23 @@ def hash_files(
 
 
 class Tally:
-    """Tells every tenth of a long way, from whichever thread is at work."""
+    """Tells every tenth of a long way, in order, from whichever thread is at work; of a short one nothing."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self._total, self._progress = total, progress
         self._done = self._tenth = 0
+        self._told = time.monotonic()
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
         with self._lock:
             self._done += size
             tenth = 10 * self._done // self._total if self._total else 0
-            if tenth <= self._tenth:
+            moment = time.monotonic()
+            if tenth <= self._tenth or (self._total < LONG_BYTES and moment - self._told < LONG_SECONDS):
                 return
-            self._tenth = tenth
-        self._progress(f"{min(tenth, 10) * 10} % of {readable(self._total)} hashed")
+            self._tenth, self._told = tenth, moment
+            self._progress(f"{min(tenth, 10) * 10} % of {readable(self._total)} hashed")
 
 
 def readable(size: int) -> str:
