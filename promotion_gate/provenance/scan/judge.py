@@ -138,8 +138,9 @@ def fingerprinted(findings: Iterable[ScanFinding]) -> list[ScanFinding]:
     """Findings with fingerprints that survive moved lines.
 
     A fingerprint is a SHA-256 over the file's path, the loader, what it brings, how that is pinned and
-    checked, and the how manieth of that kind it is in the file; so a second download of the same set is a new finding,
-    and so is one whose version is let go. That of a file that cannot be read is over all of its bytes.
+    checked, and the how manieth of that kind it is in the file; so a second download of the same set is a
+    new finding, and so is one whose version is let go. That of a file that cannot be read is over all of
+    its bytes.
     """
     seen: Counter[str] = Counter()
     done = []
