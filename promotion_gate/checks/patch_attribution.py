@@ -54,7 +54,7 @@ class PatchAttribution:
     name: ClassVar[str] = "patch-attribution"
     metrics: ClassVar[Mapping[str, str]] = {
         "trigger_overlap": "share of images with the recovered trigger where SHAP's evidence lies on it",
-        "concentration_suspects": "how concentrated the evidence is on suspect training rows, 0 to 1",
+        "concentration_suspects": "how concentrated the evidence is on suspect rows, 0 to 1",
         "concentration_holdout": "how concentrated the evidence is on trusted images, 0 to 1",
     }
     after: ClassVar[tuple[str, ...]] = ("patch-transplant",)
@@ -170,10 +170,11 @@ class _Explained:
 
 @dataclass(frozen=True, slots=True)
 class _Recovered:
-    """The leading trigger of the patch search."""
+    """The leading trigger of the patch search; ``carriers`` are rows of the live images where ``live``."""
 
     target: int
     carriers: Rows
+    live: bool
     groups: Sequence[_Group]
 
 
@@ -217,10 +218,11 @@ def _recovered(search: Finding | None, evidence: Evidence, limit: int) -> _Recov
         return None
     lead = triggers[0]
     target = int(lead["target_index"])
-    carriers = np.asarray(lead.get("carriers", ()), dtype=np.int64)
+    live = lead.get("live") is True
+    carriers = np.asarray(lead.get("live_carriers" if live else "carriers", ()), dtype=np.int64)
     exhibit = next((e for e in search.exhibits if e.name == "transplanted"), None)
     groups = () if exhibit is None else _transplanted(exhibit, lead, evidence, limit)
-    return _Recovered(target, carriers, groups)
+    return _Recovered(target, carriers, live, groups)
 
 
 def _transplanted(
@@ -266,11 +268,15 @@ def _window(box: Any) -> Window:
 
 def _suspects(evidence: Evidence, trigger: _Recovered | None, limit: int) -> _Group | None:
     """Carriers of the trigger, else the head of the anchor ranking among rows the model agrees with."""
+    if trigger is not None and trigger.live and evidence.suspects is not None and len(trigger.carriers):
+        seen, rows = evidence.suspects, trigger.carriers[:limit]
+        caption = "live images that carry the recovered trigger"
+        return _of_rows("suspects", caption, seen, rows, np.asarray(seen.labels)[rows], evidence, "predicted")
     training, answers, anchor = evidence.training, evidence.training_pass, evidence.anchor
     if training is None or answers is None or anchor is None:
         return None
     labels = np.asarray(training.labels)
-    if trigger is not None and len(trigger.carriers):
+    if trigger is not None and not trigger.live and len(trigger.carriers):
         rows, caption = trigger.carriers[:limit], "training rows that carry the recovered trigger"
     else:
         agreeing = np.flatnonzero(answers.predictions == labels)
