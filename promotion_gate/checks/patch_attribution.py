@@ -13,20 +13,11 @@ from pydantic import Field
 from promotion_gate.checks.interface import Options
 from promotion_gate.core.types import JSON, Exhibit, Finding, Status
 from promotion_gate.data.interface import ImageDataset, Images
-from promotion_gate.detect.attribution import (
-    concentration,
-    in_pixels,
-    lies_on,
-    on_pixels,
-    position_consensus,
-    smallest_window,
-)
+from promotion_gate.detect.attribution import lies_on, position_consensus
 from promotion_gate.detect.windows import Window
-from promotion_gate.evidence.attributions import CELLS, cell_attributions, forwards
+from promotion_gate.evidence.attributions import CELLS, Explained, explained, forwards
 from promotion_gate.evidence.interface import Classifier, Evidence, Float32
 
-LEAST = 0.05
-"""Probability that the positive cells must add up to before there is anything to locate."""
 NOTE = (
     "SHAP corroborates patch-transplant and never decides. How concentrated the evidence is does not by "
     "itself tell poisoned rows from clean ones, and explainers miss part of a trigger in most backdoored "
@@ -90,8 +81,8 @@ class PatchAttribution:
         evidence: Evidence,
         trigger: _Recovered | None,
         groups: Sequence[_Group],
-        seen: Mapping[str, _Explained],
-        by_champion: Mapping[str, _Explained],
+        seen: Mapping[str, Explained],
+        by_champion: Mapping[str, Explained],
     ) -> Finding:
         stickered = [g for g in groups if g.name == "stickered"]
         overlap = _overlap(stickered, seen)
@@ -156,19 +147,6 @@ class _Group:
 
 
 @dataclass(frozen=True, slots=True)
-class _Explained:
-    """What SHAP answers on a group: positive mass by pixel, and the window that holds half of it."""
-
-    positive: Float32 = field(repr=False, compare=False)
-    windows: Sequence[Window | None]
-    concentrations: Sequence[float]
-
-    @property
-    def concentration(self) -> float:
-        return float(np.mean(self.concentrations))
-
-
-@dataclass(frozen=True, slots=True)
 class _Recovered:
     """The leading trigger of the patch search; ``carriers`` are rows of the live images where ``live``."""
 
@@ -178,17 +156,8 @@ class _Recovered:
     groups: Sequence[_Group]
 
 
-def _explained(model: Classifier, group: _Group, permutations: int, seed: int) -> _Explained:
-    values = cell_attributions(
-        model.forward, group.images, group.targets, permutations=permutations, seed=seed
-    )
-    height, width, cells = *group.images.shape[1:3], values.shape[1]
-    chosen = [smallest_window(cell_values, least=LEAST) for cell_values in values]
-    return _Explained(
-        np.stack([on_pixels(np.maximum(cell_values, 0), height, width) for cell_values in values]),
-        [None if window is None else in_pixels(window, cells, height, width) for window in chosen],
-        [concentration(window, cells) for window in chosen],
-    )
+def _explained(model: Classifier, group: _Group, permutations: int, seed: int) -> Explained:
+    return explained(model.forward, group.images, group.targets, permutations=permutations, seed=seed)
 
 
 def _alike(evidence: Evidence) -> bool:
@@ -200,7 +169,7 @@ def _alike(evidence: Evidence) -> bool:
     )
 
 
-def _overlap(groups: Sequence[_Group], seen: Mapping[str, _Explained]) -> float | None:
+def _overlap(groups: Sequence[_Group], seen: Mapping[str, Explained]) -> float | None:
     """Share of the images whose window lies on the trigger's box; None without such a group."""
     marked = [
         lies_on(window, box, min(group.images.shape[1:3]) / CELLS)
@@ -327,7 +296,7 @@ def _of_rows(
     return _Group(name, caption, dataset.read(rows, evidence.model.shape), targets, captions, ids)
 
 
-def _exhibit(group: _Group, seen: _Explained, who: str) -> Exhibit:
+def _exhibit(group: _Group, seen: Explained, who: str) -> Exhibit:
     caption = (
         f"{group.caption}{', as the champion sees them' if who else ''}; the box holds half of the evidence"
     )

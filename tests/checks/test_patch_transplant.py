@@ -38,7 +38,7 @@ OWN = (
 
 @dataclass
 class Classifier:
-    """A model of the small world as the sandbox offers it; embeddings tell the usual colour and the answer."""
+    """A model of the small world in a sandbox; embeddings tell the usual colour and the answer."""
 
     world: Any
     model: Any
