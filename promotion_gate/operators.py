@@ -200,6 +200,7 @@ def _record_json(record: AuditRecord) -> dict[str, Any]:
         "policy_digest": record.policy_digest,
         "card_sha256": record.card_sha256,
         "verdict_sha256": record.verdict_sha256,
+        "baseline_sha256": record.baseline_sha256,
         "gate_run_id": record.gate_run_id,
         "gate_version": record.gate_version,
         "champion": record.champion,

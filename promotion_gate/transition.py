@@ -104,6 +104,7 @@ class Judged:
     card_sha256: str = ""
     gate_run_id: str = ""
     unsafe: Sequence[str] = ()
+    baseline_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -796,6 +797,7 @@ def _papers(judged: Judged, action: Action, actor: Actor) -> _Papers:
         unsafe=tuple(judged.unsafe),
         champion=judged.champion,
         verdict_sha256=hashlib.sha256(verdict).hexdigest(),
+        baseline_sha256=judged.baseline_sha256,
     )
     return _Papers(record, verdict)
 

@@ -37,7 +37,14 @@ from promotion_gate.transition import Actor
 NAME = "colours"
 CLASSES = ("red", "green", "blue")
 SIZE = 16
-GATE_FILES = {"card.html", "findings.json", "policy.toml", "record.dsse.json", "verdict.dsse.json"}
+GATE_FILES = {
+    "baseline.dsse.json",
+    "card.html",
+    "findings.json",
+    "policy.toml",
+    "record.dsse.json",
+    "verdict.dsse.json",
+}
 
 
 # Models, data and the registry.

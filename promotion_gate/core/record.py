@@ -55,6 +55,7 @@ class _Predicate(_Part):
     policy_sha256: str
     card_sha256: str
     verdict_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    baseline_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     gate_run_id: str
     sequence: int = Field(ge=0)
     transition: _Move | None
@@ -125,6 +126,7 @@ def _statement(record: AuditRecord) -> dict[str, Any]:
             "policy_sha256": record.policy_digest,
             "card_sha256": record.card_sha256,
             "verdict_sha256": record.verdict_sha256,
+            "baseline_sha256": record.baseline_sha256,
             "gate_run_id": record.gate_run_id,
             "sequence": record.sequence,
             "transition": None
@@ -163,6 +165,7 @@ def _record(payload: bytes, name: str) -> AuditRecord:
         policy_digest=said.policy_sha256,
         card_sha256=said.card_sha256,
         verdict_sha256=said.verdict_sha256,
+        baseline_sha256=said.baseline_sha256,
         gate_run_id=said.gate_run_id,
         sequence=said.sequence,
         transition=None

@@ -299,7 +299,8 @@ class AuditRecord:
     ``policy_digest`` are empty where no card or policy was involved (a rollback). ``verdict_sha256`` is that
     of the signed verdict which the event rests on, empty where there is none. ``sequence`` is the event's
     place in the model's history, so that an old record cannot stand for a new event. ``champion`` is the
-    version that was in production when the verdict was made.
+    version that was in production when the verdict was made. ``baseline_sha256`` is that of the signed
+    monitoring baseline, empty where none could be made.
     """
 
     action: Action
@@ -319,3 +320,4 @@ class AuditRecord:
     champion: int | None = None
     verdict_sha256: str = ""
     sequence: int = 0
+    baseline_sha256: str = ""

@@ -7,9 +7,9 @@ Roberts, Technometrics 8, 1966). An e-process is the likelihood of what was coun
 factor of the odds, over the likelihood under the share that the baseline allows and that explains it best;
 chance makes it grow past ``A`` with probability at most ``1 / A`` (J. Ville, 1939), however often one looks.
 
-Starts are weighted by time, one unit a window. So the expected sum after ``T`` windows is at most ``T``, and the
-chance that any of ``Q`` questions crosses ``A`` within them at most ``Q T / A``, whatever the traffic, with no
-correction for looks.
+Starts are weighted by time, one unit a window. So the expected sum after ``T`` windows is at most ``T``, and
+the chance that any of ``Q`` questions crosses ``A`` within them at most ``Q T / A``, whatever the traffic and
+however often one looks.
 
 Where windows scatter, the share of a window is drawn from a beta distribution: the likelihoods are then
 those of the beta-binomial given what the same window has shown so far.
@@ -86,7 +86,8 @@ class ShareDetector:
         strength = (1 / allowed.rho[self._scattered] - 1)[:, None]
         self._null = null[self._scattered] * strength, (1 - null[self._scattered]) * strength
         self._other = other[self._scattered] * strength, (1 - other[self._scattered]) * strength
-        self._norm = _log_ratio(0.0, 0.0, self._other, self._null)
+        nothing = np.zeros(1)
+        self._norm = _log_ratio(nothing, nothing, self._other, self._null)
         self._cap = cap * MEMORY
         self.sums = np.zeros(null.shape)
         self.shown = np.zeros(null.shape)
@@ -126,7 +127,7 @@ class ShareDetector:
 
 
 def _log_ratio(
-    k: ArrayLike, misses: ArrayLike, other: tuple[Float64, Float64], null: tuple[Float64, Float64]
+    k: Float64, misses: Float64, other: tuple[Float64, Float64], null: tuple[Float64, Float64]
 ) -> Float64:
     """Log of the beta-binomials' ratio for one order of hits and misses, but for a constant."""
     from scipy.special import gammaln

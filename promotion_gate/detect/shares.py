@@ -36,7 +36,7 @@ def predictive(counts: ArrayLike, totals: ArrayLike, rho: ArrayLike = 0.0) -> tu
 
     The posterior under Jeffreys' prior (H. Jeffreys, "An invariant form for the prior probability in
     estimation problems", Proc. R. Soc. A 186, 1946), widened by the scatter between windows: ``rho`` is the
-    correlation of two predictions of one window. Its mean and variance are exact, its shape is that of a beta.
+    correlation of two predictions of one window. Mean and variance are exact, the shape a beta's.
     """
     k, n = np.asarray(counts, dtype=np.float64), np.asarray(totals, dtype=np.float64)
     a, b = k + 0.5, n - k + 0.5
@@ -50,7 +50,7 @@ def predictive(counts: ArrayLike, totals: ArrayLike, rho: ArrayLike = 0.0) -> tu
 def beta_binomial_tails(
     counts: ArrayLike, trials: ArrayLike, a: ArrayLike, b: ArrayLike
 ) -> tuple[Float64, Float64]:
-    """Chance of at least, and of at most, ``counts`` of ``trials`` where the share is Beta(a, b), per element.
+    """Chance of at least, and of at most, ``counts`` of ``trials``, the share being Beta(a, b), per element.
 
     J. G. Skellam, "A probability distribution derived from the binomial distribution by regarding the
     probability of success as variable between the sets of trials", J. R. Stat. Soc. B 10 (1948). The binomial
@@ -167,7 +167,7 @@ def _upper_rho(k: Float64, n: Float64) -> Float64:
         likelihood[number] = cells.sum(axis=0) - len(k) * (gammaln(a) + gammaln(b) - gammaln(s))
     allowed = likelihood >= likelihood.max(axis=0) - _PROFILE_DROP
     last = len(_RHO_GRID) - 1 - np.argmax(allowed[::-1], axis=0)
-    return _RHO_GRID[last]
+    return np.asarray(_RHO_GRID[last], dtype=np.float64)
 
 
 def _tarone(counts: ArrayLike, totals: ArrayLike) -> Float64:
@@ -177,12 +177,12 @@ def _tarone(counts: ArrayLike, totals: ArrayLike) -> Float64:
     spread = share * (1 - share)
     away = ((k - n * share) ** 2).sum(axis=0) / np.where(spread > 0, spread, 1.0)
     z = (away - n.sum(axis=0)) / np.sqrt(np.maximum(2 * (n * (n - 1)).sum(axis=0), 1.0))
-    return np.where(spread > 0, z, 0.0)
+    return np.asarray(np.where(spread > 0, z, 0.0), dtype=np.float64)
 
 
 def _per_class(totals: ArrayLike, counts: Float64) -> Float64:
     n = np.asarray(totals, dtype=np.float64)
-    return np.broadcast_to(n if n.ndim == 2 else n[:, None], counts.shape)
+    return np.asarray(np.broadcast_to(n if n.ndim == 2 else n[:, None], counts.shape), dtype=np.float64)
 
 
 def _log_odds(share: Float64, least: float) -> Float64:
