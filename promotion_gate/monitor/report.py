@@ -412,8 +412,8 @@ def _attribution_lines(drivers: Drivers, explanation: Explanation) -> list[str]:
             " of another version or preparation, or is wrong."
         )
     lines.append(
-        "Attributions show and corroborate; they decide nothing. 'promotion-gate quarantine' keeps such images"
-        " for the next gate run, which pastes what they carry on trusted images."
+        "Attributions show and corroborate; they decide nothing. 'promotion-gate quarantine' keeps such"
+        " images for the next gate run, which pastes what they carry on trusted images."
     )
     return lines
 
