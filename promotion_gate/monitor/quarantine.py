@@ -59,7 +59,7 @@ Concentrate = Callable[[Sequence[bytes], str], Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A class that stood out from ``start`` to before ``end``, in seconds since the epoch; "" for every class."""
+    """A class that stood out from ``start`` to before ``end``, in epoch seconds; "" stands for any class."""
 
     class_name: str
     start: float = -math.inf

@@ -17,9 +17,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from promotion_gate import __version__
-from promotion_gate.card.detail import number_text, percent, words
-from promotion_gate.card.html import content_policy, page_environment, templates_folder
-from promotion_gate.card.images import data_uri, heat_uri
+from promotion_gate.card.detail import percent, words
+from promotion_gate.card.html import card_filters, content_policy, page_environment, templates_folder
 from promotion_gate.card.records import Gallery, Picture
 from promotion_gate.core.errors import GateError
 from promotion_gate.core.types import ModelRef
@@ -444,13 +443,8 @@ def _page(template: str, **values: Any) -> bytes:
 @cache
 def _environment() -> Environment:
     environment = page_environment("monitor", "drill", "card")
-    environment.filters |= {
-        "percent": percent,
-        "number": number_text,
+    environment.filters |= card_filters() | {
         "moment": moment,
-        "picture_uri": lambda picture: data_uri(picture.pixels),
-        "heat_uri": lambda picture: heat_uri(picture.mass),
-        "viewbox": lambda picture: f"0 0 {picture.pixels.shape[1]} {picture.pixels.shape[0]}",
         "units": lambda value: f"{value:.2f}",
         "sigma": lambda value: f"{value:+.1f}".replace("-", "−") if math.isfinite(value) else "–",
     }
