@@ -365,27 +365,31 @@ class _Behind:
     """One alarm with its pictures and sentences, as the page prints them."""
 
     alarm: Alarm
-    gallery: Gallery | None
+    galleries: Sequence[Gallery]
     said: Sequence[str]
 
 
 def _told(drivers: Drivers) -> _Behind:
     explanation, said = drivers.explanation, list(drivers.missing)
     pictures = [_picture(image) for image in drivers.images]
-    if explanation is not None:
-        seen = explanation.seen
-        pictures = [
-            replace(picture, pixels=pixels, box=_box(window), mass=mass)
-            for picture, pixels, window, mass in zip(
-                pictures, explanation.images, seen.windows, seen.positive, strict=True
-            )
-        ]
-        said += _attribution_lines(drivers, explanation)
     caption = "images behind the alarm, newest first"
-    if explanation is not None:
-        caption += "; magenta is evidence for the prediction, and the box holds half of it"
-    gallery = Gallery("live", caption, pictures) if pictures else None
-    return _Behind(drivers.alarm, gallery, said)
+    if explanation is None:
+        return _Behind(drivers.alarm, [Gallery("live", caption, pictures)] if pictures else [], said)
+    # As the model sees them, so that the boxes fit; heat would hide what lies under it.
+    boxed, heated = [], []
+    seen = explanation.seen
+    for picture, pixels, window, mass in zip(
+        pictures, explanation.images, seen.windows, seen.positive, strict=True
+    ):
+        boxed.append(replace(picture, pixels=pixels, box=_box(window)))
+        heated.append(
+            replace(boxed[-1], mass=mass, caption="evidence" if window else "no evidence to locate")
+        )
+    galleries = [
+        Gallery("live", f"{caption}; the box holds half of the evidence for the prediction", boxed),
+        Gallery("evidence", "the same images with the evidence for the prediction in magenta", heated),
+    ]
+    return _Behind(drivers.alarm, galleries, [*said, *_attribution_lines(drivers, explanation)])
 
 
 def _box(window: Window | None) -> tuple[float, float, float, float] | None:

@@ -120,7 +120,7 @@ def test_attributions_lie_on_the_images_and_the_model_is_opened_once(looks, fold
     assert made.page().decode() == html
     assert [asked[1] for asked in explainer.asked] == [None, 8]
     assert explainer.asked[0][0].version == 3
-    assert html.count('class="box inner" x="3.5" y="2.5" width="7" height="6"') == 8
+    assert html.count('class="box inner" x="3.5" y="2.5" width="7" height="6"') == 16
     told = text(html)
     assert "in one spot by 0.95 on these images, and by 0.95 on 8 trusted images" in told
     assert "On 100% of the 8 images it lies at the same place" in told
