@@ -124,11 +124,6 @@ class _Look:
         }
 
     @property
-    def told(self) -> str:
-        """The live images in words."""
-        return f"{len(self.rows):,} live images, {self.agreed:,} of which it answers as production did"
-
-    @property
     def detail(self) -> dict[str, Any]:
         """The live images in the JSON report, with the digest that says which they were."""
         return {
@@ -172,7 +167,7 @@ def _finding(name: str, looks: Sequence[_Look], evidence: Evidence) -> Finding:
     if not found:
         summary = f"no patch trigger found; {windows} windows were pasted on trusted images"
         if live is not None:
-            summary += f"; searched were {live.told}"
+            summary += f"; {live.agreed} of {len(live.rows)} live images are answered as production did"
         return Finding(name, Status.MEASURED, summary, metrics, detail, not_applicable=absent)
     return Finding(
         name,
@@ -188,7 +183,7 @@ def _finding(name: str, looks: Sequence[_Look], evidence: Evidence) -> Finding:
 def _in_doubt(finding: Finding) -> Finding:
     """Live images speak against a candidate or not at all: a harmless few do not stand for training rows."""
     suspected = {name: finding.metrics[name] for name in ("suspected_triggers",) if finding.metrics[name]}
-    summary = f"{NO_TRAINING} in it; {finding.summary}"
+    summary = f"{NO_TRAINING}; in live images: {finding.summary}"
     return replace(finding, status=Status.INCONCLUSIVE, summary=summary, metrics=suspected)
 
 
