@@ -12,7 +12,7 @@ from promotion_gate.detect.windows import Window
 from promotion_gate.evidence.attributions import Explained
 from promotion_gate.monitor.explain import Explanation
 from promotion_gate.monitor.images import LiveImages
-from promotion_gate.monitor.report import MOST_WINDOWS, DriftReport
+from promotion_gate.monitor.drift_report import MOST_WINDOWS, DriftReport
 
 BOX = Window(3, 4, 5, 6)
 
