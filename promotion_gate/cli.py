@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from promotion_gate import __version__
 from promotion_gate.commands import (
     dbom,
+    monitor,
     posture,
     production,
     progress_lines,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 EXIT_CODES = """exit codes:
   0  done
   2  wrong usage, policy or input
-  3  rejected
+  3  rejected, or drift
   4  held for a person
   5  registry conflict, or the registry cannot be reached"""
 
@@ -263,6 +264,7 @@ def _parser() -> argparse.ArgumentParser:
     posture.add(command)
     validate.add(command)
     vendor.add(command)
+    monitor.add(command)
     return parser
 
 

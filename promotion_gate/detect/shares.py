@@ -57,7 +57,7 @@ def beta_binomial_tails(
     tail is integrated over the share by the trapezoid rule on the log-odds scale, where it converges
     geometrically; summing the distribution would take ``trials`` terms.
     """
-    from scipy.special import bdtr, bdtrc, betaln, expit, log_expit
+    from scipy.special import betainc, betaln, expit, log_expit
     from scipy.stats import beta
 
     k, n, first, second = np.broadcast_arrays(
@@ -70,9 +70,10 @@ def beta_binomial_tails(
     # The density of the log-odds: p^a (1 - p)^b / B(a, b).
     density = np.exp(first * log_expit(odds) + second * log_expit(-odds) - betaln(first, second))
     density /= density.sum(axis=0)
-    share = expit(odds)
-    upper = np.where(k > 0, (density * bdtrc(np.maximum(k - 1, 0), n, share)).sum(axis=0), 1.0)
-    lower = np.where(k < n, (density * bdtr(np.minimum(k, n), n, share)).sum(axis=0), 1.0)
+    # A binomial tail is an incomplete beta function.
+    hits, misses = np.maximum(k, 1), np.maximum(n - k, 1)
+    upper = np.where(k > 0, (density * betainc(hits, n - hits + 1, expit(odds))).sum(axis=0), 1.0)
+    lower = np.where(k < n, (density * betainc(misses, n - misses + 1, expit(-odds))).sum(axis=0), 1.0)
     return np.clip(upper, 0.0, 1.0), np.clip(lower, 0.0, 1.0)
 
 
@@ -187,4 +188,4 @@ def _per_class(totals: ArrayLike, counts: Float64) -> Float64:
 
 def _log_odds(share: Float64, least: float) -> Float64:
     with np.errstate(divide="ignore"):
-        return np.maximum(np.log(share) - np.log1p(-share), least)
+        return np.asarray(np.maximum(np.log(share) - np.log1p(-share), least), dtype=np.float64)

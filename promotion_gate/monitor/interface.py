@@ -127,12 +127,12 @@ class WindowOutcome:
     """What one look at a window of predictions showed.
 
     ``complete`` is False where the window was not over yet: more of it may come. ``predictions`` are those of
-    ``version``, which was in production; ``other_versions`` counts the rest by version, 0 for rows that name
-    none. ``unseen`` counts classes that the baseline does not know. ``late`` are rows that came after their
-    window was closed and were counted in this one. ``classes`` are in the baseline's order. ``psi`` is the
-    population stability index, for display only. ``alarms`` are those that this look raised or resolved,
-    ``firing`` all that stand after it. ``samples`` are up to 32 newest predictions behind each standing
-    alarm, where any are known.
+    ``version``, which was in production; rows that name no version are taken as its own. ``other_versions``
+    counts the rest by version, ``unseen`` the classes that the baseline does not know. ``late`` are rows that
+    came after their window was closed and were counted in this one. ``classes`` are in the baseline's order.
+    ``psi`` is the population stability index, for display only. ``alarms`` are those that this look raised or
+    resolved, ``firing`` all that stand after it. ``samples`` are up to 32 newest predictions behind each
+    standing alarm, where any are known.
     """
 
     model: str
