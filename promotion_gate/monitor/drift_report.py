@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +55,7 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
-    """One class beside the baseline; shares and confidences 0 to 1, None where nothing tells.
+    """One class beside the baseline; shares 0 to 1, None where nothing tells.
 
     ``now`` and ``before`` are lengths on a bar of 200.
     """
@@ -67,11 +66,15 @@ class ClassRow:
     baseline: float | None
     sigma: float
     standing: bool
-    confidence: float | None
-    confidence_baseline: float | None
+    unsure: float | None
+    unsure_baseline: float | None
     confidence_sigma: float | None
     now: float
     before: float
+
+    @property
+    def farthest(self) -> float:
+        return max(abs(self.sigma), abs(self.confidence_sigma or 0.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +166,7 @@ class DriftReport:
             raise GateError("there is no window to report on", "the log holds no prediction of this version")
         shown, baseline = self._shown, self._shown.baseline
         behind, missing = self._explained(shown)
-        rows = _class_rows(shown, baseline)
+        rows = _class_rows(shown)
         standing = {alarm.subject for alarm in shown.firing}
         notes = [*self._notes, *missing]
         if self._images is not None and self._images.refused:
@@ -269,44 +272,39 @@ def moment(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def _class_rows(outcome: WindowOutcome, baseline: Baseline | None) -> list[ClassRow]:
-    """Every class, the farthest off first, those with a standing alarm before them."""
+def _class_rows(outcome: WindowOutcome) -> list[ClassRow]:
+    """Every class, those with a standing alarm first, then the farthest off."""
     total = outcome.predictions
     standing = {alarm.subject for alarm in outcome.firing if alarm.kind in ("class-share", "confidence")}
-    before = _baseline_confidence(baseline)
-    largest = max(
-        (_share(n, total) or 0 for one in outcome.classes for n in (one.count, one.expected)), default=0
-    )
-    rows = [_row(one, total, largest, one.name in standing, before.get(one.name)) for one in outcome.classes]
-    return sorted(rows, key=lambda row: (not row.standing, -abs(row.sigma), -row.count, row.name))
+    shares = [_share(count, total) or 0 for one in outcome.classes for count in (one.count, one.expected)]
+    scale = 200 / max(shares) if any(shares) else 0.0
+    rows = [_row(one, total, scale, one.name in standing) for one in outcome.classes]
+    return sorted(rows, key=lambda row: (not row.standing, -row.farthest, -row.count, row.name))
 
 
-def _row(one: ClassShare, total: int, largest: float, standing: bool, before: float | None) -> ClassRow:
+def _row(one: ClassShare, total: int, scale: float, standing: bool) -> ClassRow:
     share, due = _share(one.count, total), _share(one.expected, total)
-    now = one.confidence if math.isfinite(one.confidence) else None
-    sigma = one.confidence_sigma if math.isfinite(one.confidence_sigma) else None
-    scale = 200 / largest if largest > 0 else 0.0
     return ClassRow(
-        one.name, one.count, share, due, one.sigma, standing, now, before, sigma,
-        (share or 0) * scale, (due or 0) * scale,
-    )  # fmt: skip
+        name=one.name,
+        count=one.count,
+        share=share,
+        baseline=due,
+        sigma=one.sigma,
+        standing=standing,
+        unsure=_finite(one.unsure),
+        unsure_baseline=_finite(one.unsure_baseline),
+        confidence_sigma=_finite(one.confidence_sigma),
+        now=(share or 0) * scale,
+        before=(due or 0) * scale,
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _share(count: float, total: int) -> float | None:
     return count / total if total else None
-
-
-def _baseline_confidence(baseline: Baseline | None) -> dict[str, float]:
-    """Mean confidence of each class in the baseline, from the middles of its histogram's bins."""
-    if baseline is None:
-        return {}
-    edges = list(baseline.confidence_edges)
-    middles = [(low + high) / 2 for low, high in pairwise(edges)]
-    return {
-        name: sum(m * n for m, n in zip(middles, counts, strict=True)) / sum(counts)
-        for name, counts in zip(baseline.class_names, baseline.confidence, strict=False)
-        if sum(counts) and len(counts) == len(middles)
-    }
 
 
 def _timelines(

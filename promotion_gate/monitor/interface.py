@@ -108,8 +108,10 @@ class ClassShare:
     ``expected`` is how many of the window's predictions the baseline would give it. ``p_value`` is the exact
     chance, in this window alone, of a count at least as far off to that side; ``sigma`` the same as standard
     deviations, positive for a surge and negative for a loss. ``evidence`` is the running e-value that alarms
-    rest on: it may be looked at as often as one likes. ``confidence`` is the mean of its predictions', and
-    ``confidence_sigma`` how far it is from the baseline's; NaN where nothing tells.
+    rest on: it may be looked at as often as one likes. ``unsure`` is the share of its predictions that are
+    less sure than about the lowest quarter of the baseline's, ``unsure_baseline`` that share in the baseline.
+    ``confidence_sigma`` is the larger deviation of the unsure and the sure, negative for less confidence; NaN
+    where nothing tells.
     """
 
     name: str
@@ -118,7 +120,8 @@ class ClassShare:
     p_value: float
     sigma: float
     evidence: float
-    confidence: float = math.nan
+    unsure: float = math.nan
+    unsure_baseline: float = math.nan
     confidence_sigma: float = math.nan
 
 

@@ -48,7 +48,7 @@ def look(hour, surge=0, *, alarms=(), firing=(), shown=None, complete=True, name
         ClassShare(
             name, int(count), total * share, 1e-30 if surge and i == 2 else 0.4,
             0.3 * (-1) ** i if not surge or i != 2 else surge / 80, 1.0,
-            confidence=0.9, confidence_sigma=-6.0 if surge and i == 2 else 0.1,
+            unsure=0.9, unsure_baseline=0.25, confidence_sigma=-6.0 if surge and i == 2 else 0.1,
         )
         for i, (name, count, share) in enumerate(zip(names, counts, BASE, strict=True))
     ]  # fmt: skip

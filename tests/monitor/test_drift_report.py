@@ -10,9 +10,9 @@ from PIL import Image
 from promotion_gate.core.errors import GateError, SigningError
 from promotion_gate.detect.windows import Window
 from promotion_gate.evidence.attributions import Explained
+from promotion_gate.monitor.drift_report import MOST_WINDOWS, DriftReport
 from promotion_gate.monitor.explain import Explanation
 from promotion_gate.monitor.images import LiveImages
-from promotion_gate.monitor.drift_report import MOST_WINDOWS, DriftReport
 
 BOX = Window(3, 4, 5, 6)
 
@@ -62,7 +62,7 @@ def text(html):
 def test_the_alarm_and_the_class_that_drifts_stand_first(looks):
     told = text(page(looks.surged()))
     assert "DRIFT prediction distribution for class &#39;speed limit 80&#39; has deviated by 11.2" in told
-    assert re.search(r"Deviation speed limit 80 alarm 1,000 53% 10% \+11.2 σ 90%", told)
+    assert re.search(r"Confidence speed limit 80 alarm 1,000 53% 10% \+11.2 σ 90% 25% −6.0 σ", told)
     assert "display only" in told
     assert "4 of version 2, 1 of version not named" in told
 
