@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from promotion_gate import __version__
 from promotion_gate.commands import (
     dbom,
+    drift,
     monitor,
     posture,
     production,
@@ -265,6 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add(command)
     vendor.add(command)
     monitor.add(command)
+    drift.add(command)
     return parser
 
 

@@ -155,6 +155,11 @@ class DriftReport:
         began = not last.drifted or {a.key for a in outcome.firing} - {a.key for a in shown.firing}
         return bool(began) or _farthest(outcome) >= _farthest(shown) or outcome.start == shown.start
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was looked at yet."""
+        return self._last is None
+
     def page(self) -> bytes:
         """The report as it stands: UTF-8 HTML.
 
