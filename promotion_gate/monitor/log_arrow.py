@@ -55,7 +55,7 @@ def first_time(file: LogFile, wanted: Wanted, start: Position) -> float | None:
         if start.size and file.place.fs.size(file.place.path) == start.size:
             return None
         with file.place.fs.open(file.place.path, "rb") as handle:
-            parquet = _parquet(handle, file)
+            parquet = _parquet(handle)
             about = parquet.metadata
             names = parquet.schema_arrow.names
             _require_columns(file, names)
@@ -87,7 +87,7 @@ def read_arrow(file: LogFile, wanted: Wanted, start: Position) -> Iterator[Piece
     with reading(file.place.uri):
         size = int(file.place.fs.size(file.place.path))
         with file.place.fs.open(file.place.path, "rb") as handle:
-            parquet = _parquet(handle, file)
+            parquet = _parquet(handle)
             yield from _pieces(file, wanted, start.rows, _batches(parquet, wanted, start.rows), size)
 
 
@@ -128,10 +128,13 @@ def _group_of(about: Any, row: int) -> tuple[int, int]:
     return about.num_row_groups, before
 
 
-def _parquet(handle: Any, file: LogFile) -> Any:
+def _parquet(handle: Any) -> Any:
     import pyarrow.parquet as pq
 
-    return pq.ParquetFile(handle, read_dictionary=["class"])
+    plain = pq.ParquetFile(handle)
+    if "class" not in plain.schema_arrow.names:
+        return plain
+    return pq.ParquetFile(handle, metadata=plain.metadata, read_dictionary=["class"])
 
 
 def _leaf(parquet: Any, name: str) -> int:

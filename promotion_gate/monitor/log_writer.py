@@ -236,6 +236,13 @@ def record_batch(rows: Sequence[tuple[Any, ...]], names: Sequence[str] | None, v
     return pa.record_batch(arrays, schema=schema)
 
 
+def warm_up() -> None:
+    """Import what writing needs: a process that is ending can import it no more."""
+    import pyarrow.parquet  # noqa: F401
+
+    record_batch([(0.0, "", None, None, None), (0.0, "x", 0.5, "", [0.0])], None, 0).serialize()
+
+
 def _row(row: tuple[Any, ...], names: Sequence[str] | None, version: int) -> tuple[Any, ...]:
     at, predicted, confidence, image, embedding = row
     moment = int(at * 1e6)

@@ -41,7 +41,15 @@ from typing import Any, Self
 
 from promotion_gate.core.errors import UsageError
 from promotion_gate.monitor.log_format import MAX_WIDTH
-from promotion_gate.monitor.log_writer import WAKE_AT, Drops, Journal, Place, Queue, write_until_closed
+from promotion_gate.monitor.log_writer import (
+    WAKE_AT,
+    Drops,
+    Journal,
+    Place,
+    Queue,
+    warm_up,
+    write_until_closed,
+)
 
 _EMBEDDING_BYTES = 64 * 2**20
 _JOURNAL_BYTES = 64 * 2**20
@@ -82,8 +90,6 @@ class PredictionLog:
         rotate_rows: int = 1_000_000,
         rotate_seconds: float = 3600.0,
     ) -> None:
-        import pyarrow  # noqa: F401 - now, rather than at the first prediction
-
         if isinstance(version, bool) or not isinstance(version, int) or not 0 <= version < 2**31:
             raise UsageError(
                 f"not a version number: {version!r:.100}", "give the registered version, as in 7"
@@ -100,6 +106,7 @@ class PredictionLog:
         prefix = re.sub(r"[^A-Za-z0-9._-]", "_", str(model))[:80].lstrip(".") or "model"
         names = None if class_names is None else tuple(map(str, class_names))
         files = Place(place, prefix, rotate_rows, _JOURNAL_BYTES, rotate_seconds)
+        warm_up()
         self._max_pending = max_pending
         self._closed = False
         self._begin(Queue(str(model), version, names, files))
@@ -139,7 +146,7 @@ class PredictionLog:
             if type(predicted) is not str:
                 predicted = _class(predicted)
             if confidence is not None and type(confidence) is not float:
-                confidence = float(confidence)
+                confidence = float(_plain_array(confidence))
             if embedding is not None:
                 embedding = _rows_of_numbers(embedding, 1)
             waiting = self._queue.waiting
