@@ -52,13 +52,24 @@ class Drivers:
 
 def drivers_of(outcome: WindowOutcome, images: LiveImages | None, explain: Explain | None) -> list[Drivers]:
     """The images behind each alarm that stood after a look, the first :data:`MOST_ALARMS` alarms."""
-    standing = [alarm for alarm in outcome.firing if alarm.kind != "foreign-move"]
+    kinds = ("class-share", "confidence", "embedding", "unseen-class")
+    standing = [alarm for alarm in outcome.firing if alarm.kind in kinds]
+    standing.sort(key=lambda alarm: (is_loss(alarm), -alarm.sigma))
     return [_behind(alarm, outcome.samples, images, explain) for alarm in standing[:MOST_ALARMS]]
+
+
+def is_loss(alarm: Alarm) -> bool:
+    """Whether a class became rare: then no image of it stands behind the alarm."""
+    return alarm.kind == "class-share" and alarm.detail.get("side") == "loss"
 
 
 def _behind(
     alarm: Alarm, samples: Predictions | None, images: LiveImages | None, explain: Explain | None
 ) -> Drivers:
+    if is_loss(alarm):
+        return Drivers(
+            alarm, (), missing=["The class became rare: what took its place has an alarm of its own."]
+        )
     if samples is None or not len(samples):
         return Drivers(alarm, (), missing=["The log holds none of the predictions behind it any more."])
     rows = _rows(alarm, samples)

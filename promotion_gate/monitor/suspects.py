@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from promotion_gate.core.errors import InputError, UsageError
 from promotion_gate.core.types import ModelRef
 from promotion_gate.monitor.baseline import load_baseline
+from promotion_gate.monitor.drivers import is_loss
 from promotion_gate.monitor.images import LiveImages
 from promotion_gate.monitor.interface import Alarm, Baseline, WindowOutcome
 from promotion_gate.monitor.log_arrow import Wanted
@@ -131,15 +132,15 @@ def _spans(asked: Asked, baseline: Baseline) -> list[Span]:
 def alarmed(pieces: Iterable[Piece], tracker: Tracker) -> list[Span]:
     """The times for which each class had an alarm, in whole windows from when its evidence began.
 
-    Alarms about embeddings are for any class; those about classes that the baseline does not know are left
-    out, since no model can be asked about such a label.
+    Alarms about embeddings are for any class. Left out are those about classes that the baseline does not
+    know, since no model can be asked about such a label, and those about a class that became rare.
     """
     began: dict[tuple[str, str, str], float] = {}
     spans: list[Span] = []
 
     def note(outcome: WindowOutcome) -> None:
         for alarm in outcome.alarms:
-            if alarm.kind not in ("class-share", "confidence", "embedding"):
+            if alarm.kind not in ("class-share", "confidence", "embedding") or is_loss(alarm):
                 continue
             if alarm.state == "firing":
                 began[alarm.key] = _window_of(alarm, tracker.window)

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,3 +153,12 @@ def test_the_file_holds_all_it_shows_and_stays_small(looks, folder):
 def test_a_window_that_is_looked_at_twice_is_one_window(looks):
     html = page([looks.look(0, complete=False), looks.look(0), looks.look(1)])
     assert html.count("<title>2026-03-01 00:00 UTC") == 4  # three classes and PSI
+
+
+def test_a_class_that_became_rare_has_no_images_behind_it(looks, folder):
+    rare = replace(looks.alarm("stop", sigma=99.0), detail={"side": "loss"})
+    raised = looks.alarm()
+    outcome = looks.look(5, 900, alarms=[rare, raised], firing=[rare, raised], shown=looks.samples())
+    told = text(page([outcome], images=LiveImages(str(folder))))
+    assert told.index("Behind the alarm: speed limit 80") < told.index("Behind the alarm: stop")
+    assert "The class became rare" in told
