@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MOST_IMAGES = 8
 MOST_ALARMS = 4
+SIDE = 512
 
 Explain = Callable[[Sequence[bytes], str], "Explanation"]
 """Encoded images and the class they were given to what the model sees in them."""
@@ -27,7 +28,7 @@ Explain = Callable[[Sequence[bytes], str], "Explanation"]
 
 @dataclass(frozen=True, slots=True)
 class LiveImage:
-    """One image that production saw: what was predicted of it, and its pixels uint8 (h, w, 3).
+    """One image that production saw: what was predicted of it, and a small picture uint8 (h, w, 3).
 
     ``confidence`` is NaN where none was logged.
     """
@@ -126,7 +127,13 @@ def _taken(rows: Sequence[int], samples: Predictions, images: LiveImages) -> lis
         name = samples.class_names[label] if 0 <= label < len(samples.class_names) else "not known"
         at = datetime.fromtimestamp(float(samples.time[row]), UTC)
         confidence = float(samples.confidence[row])
-        shown.append(LiveImage(samples.image[row], name, confidence, at, content, decoded.pixels))
+        shown.append(LiveImage(samples.image[row], name, confidence, at, content, _small(decoded.pixels)))
         if len(shown) == MOST_IMAGES:
             break
     return shown
+
+
+def _small(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Every so many pixels: a page shows thumbnails, and whole frames would fill the memory."""
+    step = -(-max(pixels.shape[:2]) // SIDE)
+    return pixels[::step, ::step].copy()
