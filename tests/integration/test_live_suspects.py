@@ -51,8 +51,6 @@ required = false
 [checks.patch-transplant.bounds]
 triggers = {{ max = 0 }}
 suspected_triggers = {{ max = 0, otherwise = "hold" }}
-[checks.patch-attribution]
-required = false
 """
 
 
@@ -259,6 +257,9 @@ def test_the_clean_model_is_not_rejected_for_them_nor_for_its_own_errors(town, g
         run = town.gate(1, suspects)
         finding = run.report.finding("patch-transplant")
         assert finding.detail["triggers"] == []
+        assert finding.detail["live"]["images"] == (
+            len(_images(quarantine)) if suspects != own else len(rows)
+        )
         assert run.verdict.outcome is Outcome.PROMOTE
 
 
