@@ -15,7 +15,7 @@ Float64 = NDArray[np.float64]
 FIVE_SIGMA = 2.866515718791933e-07
 """The upper tail of a normal variable beyond five standard deviations."""
 
-_NODES = 160
+_NODES = 256
 _RHO_GRID = np.concatenate([[0.0], np.geomspace(1e-6, 0.5, 48)])
 _LEAST_TAIL = 1e-300
 _PROFILE_DROP = 1.92

@@ -3,8 +3,8 @@
     python tests/bench/monitor_rates.py [MONTHS]
 
 A month is 720 hourly windows of 1,000 predictions. The baseline is drawn anew each month: a holdout of
-10,000, or a week of windows where these scatter. Class shares fall off geometrically over three decades. A surge is
-tenfold, of a class of share 0.001, in windows of 10,000; its delay is counted in predictions of that class.
+10,000, or a week of windows where these scatter. Class shares fall off geometrically over three decades. A surge
+is tenfold, of a class of share 0.001, in windows of 10,000; its delay is counted in predictions of that class.
 """
 
 from __future__ import annotations
@@ -128,7 +128,8 @@ def report(months: int) -> None:
             low, high = exact_interval(spoilt, months)
             print(
                 f"  {classes:>5} classes, correlation {rho:g}: {alarms} alarms,"
-                f" {alarms / months:.3f} a month; months with any {spoilt / months:.3f} (95 % interval {low:.3f} to {high:.3f})",
+                f" {alarms / months:.3f} a month; months with any"
+                f" {spoilt / months:.3f} (95 % interval {low:.3f} to {high:.3f})",
                 flush=True,
             )
     print("a tenfold surge of a class of share 0.001, in predictions of it (200 asked for):")

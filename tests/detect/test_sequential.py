@@ -1,4 +1,4 @@
-"""Evidence that may be looked at any time: it keeps its error rate, and finds surges, losses and their end."""
+"""Evidence that may be looked at any time: its error rate holds; it finds surges, losses and their end."""
 
 import numpy as np
 import pytest
@@ -29,9 +29,9 @@ def test_the_limit_is_five_sigma_or_what_many_questions_call_for():
 @pytest.mark.parametrize("rho", [0.0, 0.02])
 @pytest.mark.parametrize("share", [0.004, 0.3])
 def test_under_the_worst_allowed_share_evidence_grows_no_faster_than_time(rho, share):
-    """The mean over many streams stays at the number of windows begun: so crossings are as rare as is claimed."""
+    """The mean over many streams stays at the number of windows begun, so crossings are as rare as claimed."""
     rng = np.random.default_rng(4)
-    streams, windows, rows = 4000, 12, 60
+    streams, windows, rows = 1500, 12, 60
     detector = ShareDetector(allowed([share] * streams, [share] * streams, rho), 1e12)
     for number in range(1, windows + 1):
         p = rng.beta(share * (1 / rho - 1), (1 - share) * (1 / rho - 1), streams) if rho else share
@@ -62,10 +62,10 @@ def test_a_shift_crosses_the_limit_and_fades_again(share, side):
     detector = ShareDetector(allowed(0.008, 0.012), limit)
     for _ in range(50):
         assert step(detector, rng.binomial(2000, 0.01), 2000)[0] < limit
-    for hour in range(10):
-        if step(detector, rng.binomial(2000, share), 2000)[0] >= limit:
-            break
-    assert hour <= 2, side
+    hours = 1
+    while step(detector, rng.binomial(2000, share), 2000)[0] < limit:
+        hours += 1
+    assert hours <= 3, side
     for _ in range(100):
         evidence = step(detector, rng.binomial(2000, 0.01), 2000)[0]
     assert evidence < np.sqrt(limit)
@@ -109,7 +109,7 @@ def test_a_tenfold_surge_of_a_rare_class_is_found_within_200_of_it():
     limit = alarm_limit(3002, 720)
     high = stats.beta.isf(0.01 / 3002, 11, 9991)  # 10 of a holdout of 10,000
     late = 0
-    for _ in range(60):
+    for _ in range(30):
         detector = ShareDetector(allowed(0.0, high), limit)
         step(detector, rng.binomial(50_000, 0.001), 50_000)
         hits = rng.binomial(500, 0.01, 40).cumsum()[:, None]
