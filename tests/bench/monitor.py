@@ -3,8 +3,8 @@
     python tests/bench/monitor.py [--rows 10000000] [--memory-rows 100000000] [--rates MONTHS]
 
 Logging is timed at the caller. The monitor is timed on one core against reading the same columns alone.
-Memory is that of a process of its own which watches ``--memory-rows`` synthetic predictions: ten files, again and
-again. ``--rates`` simulates false alarms and delays; see ``monitor_rates.py``.
+Memory is that of a process of its own which watches ``--memory-rows`` synthetic predictions, some files again
+and again. ``--rates`` simulates false alarms and delays; see ``monitor_rates.py``.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def test_the_limit_is_five_sigma_or_what_many_questions_call_for():
 @pytest.mark.parametrize("rho", [0.0, 0.02])
 @pytest.mark.parametrize("share", [0.004, 0.3])
 def test_under_the_worst_allowed_share_evidence_grows_no_faster_than_time(rho, share):
-    """The mean over many streams stays at the number of windows begun, so crossings are as rare as claimed."""
+    """The mean over many streams stays at the number of windows begun: crossings are as rare as claimed."""
     rng = np.random.default_rng(4)
     streams, windows, rows = 1500, 12, 60
     detector = ShareDetector(allowed([share] * streams, [share] * streams, rho), 1e12)
