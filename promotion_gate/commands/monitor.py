@@ -27,10 +27,10 @@ def add(command: Command) -> None:
     )
     monitor.add_argument(
         "--log",
-        nargs="+",
+        action="append",
         required=True,
         metavar="L",
-        help="prediction logs: files, folders, patterns or URLs; Parquet, JSONL or CSV",
+        help="a file, folder, pattern or URL with Parquet, JSONL or CSV; may be given several times",
     )
     monitor.add_argument(
         "--window", type=duration, default=3600.0, metavar="T", help="as in 15m, 1h, 1d (default: 1h)"

@@ -19,6 +19,8 @@ from promotion_gate.monitor import log_format
 
 FLUSH_SECONDS = 1.0
 WAKE_AT = 8192
+_AT_ONCE = 128
+"""After so many rows the writer lets the serving threads go first."""
 
 _logger = logging.getLogger("promotion_gate.monitor")
 _SAID = {
@@ -227,20 +229,44 @@ def record_batch(rows: Sequence[tuple[Any, ...]], names: Sequence[str] | None, v
     import pyarrow as pa
 
     kept = []
-    for row in rows:
-        with contextlib.suppress(ValueError, TypeError, IndexError, OverflowError):
+    for number, row in enumerate(rows, start=1):
+        try:
             kept.append(_row(row, names, version))
+        except (ValueError, TypeError, IndexError, OverflowError):
+            continue
+        finally:
+            if number % _AT_ONCE == 0:
+                time.sleep(0)
     schema = log_format.log_schema()
     columns: Sequence[Sequence[Any]] = list(zip(*kept, strict=True)) if kept else [()] * len(schema)
-    arrays = [pa.array(column, part.type) for column, part in zip(columns, schema, strict=True)]
-    return pa.record_batch(arrays, schema=schema)
+    plain = zip(columns[:-1], list(schema)[:-1], strict=True)
+    arrays = [pa.array(column, part.type) for column, part in plain]
+    return pa.record_batch([*arrays, _lists(columns[-1])], schema=schema)
+
+
+def _lists(vectors: Sequence[Any]) -> Any:
+    """Embeddings as an Arrow list column; None where there is none."""
+    import numpy as np
+    import pyarrow as pa
+
+    kind = pa.list_(pa.float32())
+    told = [vector for vector in vectors if vector is not None]
+    if not told:
+        return pa.nulls(len(vectors), kind)
+    lengths = np.array([0, *(0 if vector is None else len(vector) for vector in vectors)], dtype=np.int64)
+    missing = pa.array([vector is None for vector in vectors])
+    offsets = pa.array(lengths.cumsum().astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, np.concatenate(told), mask=missing)
 
 
 def warm_up() -> None:
     """Import what writing needs: a process that is ending can import it no more."""
+    import numpy as np
     import pyarrow.parquet  # noqa: F401
 
-    record_batch([(0.0, "", None, None, None), (0.0, "x", 0.5, "", [0.0])], None, 0).serialize()
+    record_batch(
+        [(0.0, "", None, None, None), (0.0, "x", 0.5, "", np.zeros(1, dtype=np.float32))], None, 0
+    ).serialize()
 
 
 def _row(row: tuple[Any, ...], names: Sequence[str] | None, version: int) -> tuple[Any, ...]:
