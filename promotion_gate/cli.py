@@ -13,6 +13,7 @@ from promotion_gate import __version__
 from promotion_gate.commands import (
     alerts,
     dbom,
+    drift,
     monitor,
     posture,
     progress_lines,
@@ -237,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     vendor.add(command)
     monitor.add(command)
     alerts.add(command)
+    drift.add(command)
     return parser
 
 

@@ -317,6 +317,9 @@ def _examine(
             training = None
             if policy.data.training is not None:
                 training = open_dataset(policy.data.training, folder=home, class_names=holdout.class_names)
+            suspects = None
+            if policy.data.suspects is not None:
+                suspects = open_dataset(policy.data.suspects, folder=home, class_names=holdout.class_names)
         except InputError as error:
             findings.append(Finding.inconclusive("inputs", str(error)))
             findings.append(loaded)
@@ -328,6 +331,7 @@ def _examine(
             class_names=holdout.class_names,
             holdout=holdout,
             training=training,
+            suspects=suspects,
             model=model,
             champion=champion,
             folder=folder,
@@ -403,7 +407,8 @@ def _first_passes(evidence: object, loaded: Finding) -> list[Finding]:
     def candidate() -> Finding | None:
         try:
             rows = len(evidence.holdout_pass.logits)
-            rows += 0 if evidence.training_pass is None else len(evidence.training_pass.logits)
+            for more in (evidence.training_pass, evidence.suspects_pass):
+                rows += 0 if more is None else len(more.logits)
         except ModelError as error:
             return Finding.inconclusive("model", str(error), **loaded.detail)
         except InputError as error:
@@ -414,6 +419,7 @@ def _first_passes(evidence: object, loaded: Finding) -> list[Finding]:
     def champion() -> Finding | None:
         try:
             _ = evidence.champion_holdout_pass, evidence.champion_training_pass
+            _ = evidence.champion_suspects_pass
         except ModelError as error:
             return Finding.inconclusive("champion", f"the champion cannot be compared with: {error}")
         except InputError:

@@ -21,6 +21,11 @@ path = "holdout"
 [data.training]
 path = "train"
 
+# After an alarm: images that production saw, kept by 'promotion-gate quarantine'. patch-transplant looks for
+# a trigger in them too, with training data and without.
+# [data.suspects]
+# path = "quarantine/manifest.csv"
+
 # Names in order of the model's logits, where neither the model nor the data carries them in that order:
 # [data]
 # class_names = ["stop", "yield"]

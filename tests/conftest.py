@@ -52,6 +52,12 @@ def patchworld():
 
 
 @pytest.fixture(scope="session")
+def looks():
+    """The module ``monitor/looks.py``: what the monitor hands on of a made-up model."""
+    return module_at(Path(__file__).with_name("monitor") / "looks.py")
+
+
+@pytest.fixture(scope="session")
 def gtsrb_folder():
     folder = Path(os.environ.get("GATE_TEST_DATA", ""))
     if not (folder / "gtsrb32.npz").is_file() or "GATE_TEST_DATA" not in os.environ:

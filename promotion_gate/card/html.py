@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -87,7 +88,13 @@ def page_environment(*folders: str) -> Environment:
 @cache
 def _environment() -> Environment:
     environment = page_environment("card")
-    environment.filters |= {
+    environment.filters |= card_filters()
+    return environment
+
+
+def card_filters() -> dict[str, Callable[..., Any]]:
+    """What the card's templates and macros call their values through."""
+    return {
         "percent": percent,
         "percent_fine": percent_fine,
         "number": number_text,
@@ -97,7 +104,6 @@ def _environment() -> Environment:
         "viewbox": _viewbox,
         "bar": lambda row, base: figures.bar(row.low, row.high, row.recall, base),
     }
-    return environment
 
 
 def _finalize(value: Any) -> Any:

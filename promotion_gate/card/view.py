@@ -90,7 +90,7 @@ QUESTIONS = {
     "per-class": "How well each class is recognised, and against production on the same images.",
     "training-curves": "Whether a class was learned differently from the rest.",
     "embedding-map": "How the model itself arranges the images: near is alike, to the model.",
-    "patch-transplant": "Whether a patch cut from training images changes other images' class.",
+    "patch-transplant": "Whether a patch cut from training or live images changes other images' class.",
     "residual-transplant": "Whether what rows have in common, all over the image, turns other images.",
     "patch-attribution": "Where SHAP sees evidence for a prediction. It corroborates and does not decide.",
     "label-concentration": "Whether the least typical training rows share a label more often than by chance.",
@@ -554,8 +554,9 @@ def _suspects(report: Report) -> list[Suspect]:
     """The rows that any check named, each once, in the order in which they were first named."""
     named: dict[tuple[int | None, str], tuple[str, list[str], list[str]]] = {}
     for finding in report.findings:
-        for row in rows(finding.detail, "suspects"):
-            key = (whole(row.get("row")), words(row.get("id")))
+        training = [(whole(row.get("row")), row) for row in rows(finding.detail, "suspects")]
+        for number_of, row in [*training, *((None, row) for row in rows(finding.detail, "live_suspects"))]:
+            key = (number_of, words(row.get("id")))
             _, whys, checks = named.setdefault(key, (_class(row.get("label"), report), [], []))
             why = words(row.get("why"), 200)
             if why and why not in whys:

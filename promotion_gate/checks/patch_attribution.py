@@ -13,20 +13,11 @@ from pydantic import Field
 from promotion_gate.checks.interface import Options
 from promotion_gate.core.types import JSON, Exhibit, Finding, Status
 from promotion_gate.data.interface import ImageDataset, Images
-from promotion_gate.detect.attribution import (
-    concentration,
-    in_pixels,
-    lies_on,
-    on_pixels,
-    position_consensus,
-    smallest_window,
-)
+from promotion_gate.detect.attribution import lies_on, position_consensus
 from promotion_gate.detect.windows import Window
-from promotion_gate.evidence.attributions import CELLS, cell_attributions, forwards
+from promotion_gate.evidence.attributions import CELLS, Explained, explained, forwards
 from promotion_gate.evidence.interface import Classifier, Evidence, Float32
 
-LEAST = 0.05
-"""Probability that the positive cells must add up to before there is anything to locate."""
 NOTE = (
     "SHAP corroborates patch-transplant and never decides. How concentrated the evidence is does not by "
     "itself tell poisoned rows from clean ones, and explainers miss part of a trigger in most backdoored "
@@ -54,7 +45,7 @@ class PatchAttribution:
     name: ClassVar[str] = "patch-attribution"
     metrics: ClassVar[Mapping[str, str]] = {
         "trigger_overlap": "share of images with the recovered trigger where SHAP's evidence lies on it",
-        "concentration_suspects": "how concentrated the evidence is on suspect training rows, 0 to 1",
+        "concentration_suspects": "how concentrated the evidence is on suspect rows, 0 to 1",
         "concentration_holdout": "how concentrated the evidence is on trusted images, 0 to 1",
     }
     after: ClassVar[tuple[str, ...]] = ("patch-transplant",)
@@ -90,8 +81,8 @@ class PatchAttribution:
         evidence: Evidence,
         trigger: _Recovered | None,
         groups: Sequence[_Group],
-        seen: Mapping[str, _Explained],
-        by_champion: Mapping[str, _Explained],
+        seen: Mapping[str, Explained],
+        by_champion: Mapping[str, Explained],
     ) -> Finding:
         stickered = [g for g in groups if g.name == "stickered"]
         overlap = _overlap(stickered, seen)
@@ -156,38 +147,17 @@ class _Group:
 
 
 @dataclass(frozen=True, slots=True)
-class _Explained:
-    """What SHAP answers on a group: positive mass by pixel, and the window that holds half of it."""
-
-    positive: Float32 = field(repr=False, compare=False)
-    windows: Sequence[Window | None]
-    concentrations: Sequence[float]
-
-    @property
-    def concentration(self) -> float:
-        return float(np.mean(self.concentrations))
-
-
-@dataclass(frozen=True, slots=True)
 class _Recovered:
-    """The leading trigger of the patch search."""
+    """The leading trigger of the patch search; ``carriers`` are rows of the live images where ``live``."""
 
     target: int
     carriers: Rows
+    live: bool
     groups: Sequence[_Group]
 
 
-def _explained(model: Classifier, group: _Group, permutations: int, seed: int) -> _Explained:
-    values = cell_attributions(
-        model.forward, group.images, group.targets, permutations=permutations, seed=seed
-    )
-    height, width, cells = *group.images.shape[1:3], values.shape[1]
-    chosen = [smallest_window(cell_values, least=LEAST) for cell_values in values]
-    return _Explained(
-        np.stack([on_pixels(np.maximum(cell_values, 0), height, width) for cell_values in values]),
-        [None if window is None else in_pixels(window, cells, height, width) for window in chosen],
-        [concentration(window, cells) for window in chosen],
-    )
+def _explained(model: Classifier, group: _Group, permutations: int, seed: int) -> Explained:
+    return explained(model.forward, group.images, group.targets, permutations=permutations, seed=seed)
 
 
 def _alike(evidence: Evidence) -> bool:
@@ -199,7 +169,7 @@ def _alike(evidence: Evidence) -> bool:
     )
 
 
-def _overlap(groups: Sequence[_Group], seen: Mapping[str, _Explained]) -> float | None:
+def _overlap(groups: Sequence[_Group], seen: Mapping[str, Explained]) -> float | None:
     """Share of the images whose window lies on the trigger's box; None without such a group."""
     marked = [
         lies_on(window, box, min(group.images.shape[1:3]) / CELLS)
@@ -217,10 +187,11 @@ def _recovered(search: Finding | None, evidence: Evidence, limit: int) -> _Recov
         return None
     lead = triggers[0]
     target = int(lead["target_index"])
-    carriers = np.asarray(lead.get("carriers", ()), dtype=np.int64)
+    live = lead.get("live") is True
+    carriers = np.asarray(lead.get("live_carriers" if live else "carriers", ()), dtype=np.int64)
     exhibit = next((e for e in search.exhibits if e.name == "transplanted"), None)
     groups = () if exhibit is None else _transplanted(exhibit, lead, evidence, limit)
-    return _Recovered(target, carriers, groups)
+    return _Recovered(target, carriers, live, groups)
 
 
 def _transplanted(
@@ -266,11 +237,15 @@ def _window(box: Any) -> Window:
 
 def _suspects(evidence: Evidence, trigger: _Recovered | None, limit: int) -> _Group | None:
     """Carriers of the trigger, else the head of the anchor ranking among rows the model agrees with."""
+    if trigger is not None and trigger.live and evidence.suspects is not None and len(trigger.carriers):
+        seen, rows = evidence.suspects, trigger.carriers[:limit]
+        caption = "live images that carry the recovered trigger"
+        return _of_rows("suspects", caption, seen, rows, np.asarray(seen.labels)[rows], evidence, "predicted")
     training, answers, anchor = evidence.training, evidence.training_pass, evidence.anchor
     if training is None or answers is None or anchor is None:
         return None
     labels = np.asarray(training.labels)
-    if trigger is not None and len(trigger.carriers):
+    if trigger is not None and not trigger.live and len(trigger.carriers):
         rows, caption = trigger.carriers[:limit], "training rows that carry the recovered trigger"
     else:
         agreeing = np.flatnonzero(answers.predictions == labels)
@@ -321,7 +296,7 @@ def _of_rows(
     return _Group(name, caption, dataset.read(rows, evidence.model.shape), targets, captions, ids)
 
 
-def _exhibit(group: _Group, seen: _Explained, who: str) -> Exhibit:
+def _exhibit(group: _Group, seen: Explained, who: str) -> Exhibit:
     caption = (
         f"{group.caption}{', as the champion sees them' if who else ''}; the box holds half of the evidence"
     )

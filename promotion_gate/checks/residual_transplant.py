@@ -55,7 +55,7 @@ class ResidualTransplant:
             return Finding.inconclusive(
                 self.name, "no training data: what its rows have in common cannot be looked for"
             )
-        subject = subject_of(evidence, evidence.training, answers)
+        subject = subject_of(evidence, evidence.training, answers, evidence.champion_training_pass)
         if subject.champion is None:
             return Finding.inconclusive(
                 self.name,

@@ -1,4 +1,4 @@
-"""Candidate, champion, training rows and trusted images as the searches of the training data take them."""
+"""Candidate, champion, suspected rows and trusted images as the searches of those rows take them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ class Subject:
     trusted: TrustedSet
 
 
-def subject_of(evidence: Evidence, training: ImageDataset, answers: ForwardPass) -> Subject:
-    """The evidence as plain functions and arrays."""
-    champion_answers = evidence.champion_training_pass
+def subject_of(
+    evidence: Evidence, rows: ImageDataset, answers: ForwardPass, champion_answers: ForwardPass | None
+) -> Subject:
+    """The evidence as plain functions and arrays; ``rows`` are under suspicion, with both models' passes."""
     return Subject(
         _answer(evidence.model),
         None if evidence.champion is None else _answer(evidence.champion),
         TrainingSet(
-            training.labels,
+            rows.labels,
             answers.predictions,
             answers.embeddings,
-            _reader(training, evidence.model),
+            _reader(rows, evidence.model),
             None if champion_answers is None else champion_answers.probabilities(),
         ),
         TrustedSet(

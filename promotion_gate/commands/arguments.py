@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 
 def seed(text: str) -> int:
@@ -69,6 +69,26 @@ def moment(text: str) -> datetime:
     if at > now:
         raise argparse.ArgumentTypeError(f"lies in the future: {text!r:.80}")
     return at
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def duration(text: str) -> float:
+    """Seconds, of ``90s``, ``15m``, ``1h`` or ``1d``."""
+    match = re.fullmatch(r"([0-9]{1,7})([smhd])", text)
+    if match is None or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"not a duration: {text!r:.40}; write 15m, 1h or 1d")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def instant(text: str) -> float:
+    """Seconds since the epoch, of an ISO 8601 time; UTC unless it says otherwise."""
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"not a time: {text!r:.40}; write 2026-05-01T12:00") from None
 
 
 def _float(text: str) -> float:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate.commands import Command, production, say
 from promotion_gate.commands.alerts import add_response_options, response
+from promotion_gate.commands.arguments import duration, instant
+from promotion_gate.commands.drift import Reporting, add_report_options
 from promotion_gate.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
     from promotion_gate.monitor.interface import WindowOutcome
     from promotion_gate.registry.interface import Registry
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def add(command: Command) -> None:
@@ -29,10 +28,10 @@ def add(command: Command) -> None:
     )
     monitor.add_argument(
         "--log",
-        nargs="+",
+        action="append",
         required=True,
         metavar="L",
-        help="prediction logs: files, folders, patterns or URLs; Parquet, JSONL or CSV",
+        help="a file, folder, pattern or URL with Parquet, JSONL or CSV; may be given several times",
     )
     monitor.add_argument(
         "--window", type=duration, default=3600.0, metavar="T", help="as in 15m, 1h, 1d (default: 1h)"
@@ -46,29 +45,11 @@ def add(command: Command) -> None:
         "--state", type=Path, metavar="D", help="what is remembered between runs (default: in ~/.local/state)"
     )
     add_response_options(monitor)
+    add_report_options(monitor)
     monitor.add_argument(
         "--from", dest="since", type=instant, metavar="TIME", help="baseline: from this time on"
     )
     monitor.add_argument("--to", dest="until", type=instant, metavar="TIME", help="baseline: up to this time")
-
-
-def duration(text: str) -> float:
-    """Seconds, of ``90s``, ``15m``, ``1h`` or ``1d``."""
-    match = re.fullmatch(r"([0-9]{1,7})([smhd])", text)
-    if match is None or not int(match[1]):
-        raise argparse.ArgumentTypeError(f"not a duration: {text!r:.40}; write 15m, 1h or 1d")
-    return float(int(match[1]) * _UNITS[match[2]])
-
-
-def instant(text: str) -> float:
-    """Seconds since the epoch, of an ISO 8601 time; UTC unless it says otherwise."""
-    from datetime import UTC, datetime
-
-    try:
-        found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"not a time: {text!r:.40}; write 2026-05-01T12:00") from None
 
 
 def _monitor(args: argparse.Namespace) -> int:
@@ -96,6 +77,7 @@ def _watch(args: argparse.Namespace, name: str) -> int:
         require_writable(args.json)
     registry, alias = _registry(args), production(args.alias)
     respond = response(args, registry, name, alias, lasting=args.follow)
+    report = Reporting(args, registry, lasting=args.follow)
     watched = Watched(
         name=name,
         logs=args.log,
@@ -103,7 +85,8 @@ def _watch(args: argparse.Namespace, name: str) -> int:
         window=args.window,
         state=args.state,
         follow=args.follow,
-        on_window=(respond,),
+        # People are told first: attributions take a while.
+        on_window=(respond, report),
         note=lambda line: say(f"note: {line}"),
     )
     last: WindowOutcome | None = None
@@ -126,6 +109,7 @@ def _watch(args: argparse.Namespace, name: str) -> int:
             say(line)
     if args.json is not None:
         outcomes_json(args.json, name, last, told)
+    report.finish()
     if last is None:
         say("no new predictions")
     return ExitCode.REJECTED if last is not None and last.drifted else ExitCode.DONE
@@ -134,7 +118,7 @@ def _watch(args: argparse.Namespace, name: str) -> int:
 def _baseline(args: argparse.Namespace, name: str) -> int:
     from promotion_gate.monitor.make_baseline import make_baseline
 
-    if args.follow or args.json is not None or args.state is not None:
+    if args.follow or args.json is not None or args.state is not None or args.report is not None:
         raise UsageError("'monitor baseline' takes --log, --window, --from, --to and --alias")
     made = make_baseline(
         _registry(args), name, args.log, production(args.alias), args.window, args.since, args.until

@@ -42,10 +42,15 @@ class DataSource(_Table):
 
 
 class Data(_Table):
-    """The trusted holdout, the training set if it is to be had, and the class names in logit order."""
+    """The trusted holdout, the training set if it is to be had, and the class names in logit order.
+
+    ``suspects`` are images that production saw, labelled with what was predicted: see
+    ``promotion-gate quarantine``.
+    """
 
     holdout: DataSource
     training: DataSource | None = None
+    suspects: DataSource | None = None
     class_names: list[str] | None = None
 
 

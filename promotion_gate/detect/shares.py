@@ -15,7 +15,7 @@ Float64 = NDArray[np.float64]
 FIVE_SIGMA = 2.866515718791933e-07
 """The upper tail of a normal variable beyond five standard deviations."""
 
-_NODES = 160
+_NODES = 256
 _RHO_GRID = np.concatenate([[0.0], np.geomspace(1e-6, 0.5, 48)])
 _LEAST_TAIL = 1e-300
 _PROFILE_DROP = 1.92
@@ -63,8 +63,8 @@ def beta_binomial_tails(
     k, n, first, second = np.broadcast_arrays(
         *(np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in (counts, trials, a, b))
     )
-    low = _log_odds(beta.ppf(1e-30, first, second), -700.0)
-    high = -_log_odds(beta.ppf(1e-30, second, first), -700.0)
+    low = _log_odds(beta.ppf(_outermost(first), first, second), -700.0)
+    high = -_log_odds(beta.ppf(_outermost(second), second, first), -700.0)
     place = np.linspace(0.0, 1.0, _NODES)[:, None]
     odds = low + place * (high - low)
     # The density of the log-odds: p^a (1 - p)^b / B(a, b).
@@ -184,6 +184,11 @@ def _tarone(counts: ArrayLike, totals: ArrayLike) -> Float64:
 def _per_class(totals: ArrayLike, counts: Float64) -> Float64:
     n = np.asarray(totals, dtype=np.float64)
     return np.asarray(np.broadcast_to(n if n.ndim == 2 else n[:, None], counts.shape), dtype=np.float64)
+
+
+def _outermost(shape: Float64) -> Float64:
+    """The quantile to integrate from: far out, but where little data leaves the log-odds a long flat tail."""
+    return np.where(shape < 5, 1e-14, 1e-30)
 
 
 def _log_odds(share: Float64, least: float) -> Float64:

@@ -237,7 +237,11 @@ class Counted:
 
 
 class PatchSearch:
-    """One search over one candidate; see the module's description of the four steps."""
+    """One search over one candidate; see the module's description of the four steps.
+
+    ``fill_null``: where trusted images of the target are few, unsuspected rows of that label join them to say
+    what honest windows do. Not for rows most of which may be carriers, as images of a surge are.
+    """
 
     def __init__(
         self,
@@ -247,9 +251,11 @@ class PatchSearch:
         trusted: TrustedSet,
         *,
         settings: Settings = Settings(),
+        fill_null: bool = True,
         seed: int = 0,
         progress: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._fill_null = fill_null
         self._model = Counted(model)
         self._champion = None if champion is None else Counted(champion)
         self._training = training
@@ -552,7 +558,7 @@ class PatchSearch:
         """
         images = self._trusted.read(self._rows_of(target, fresh=False, limit=self._settings.null_pool))
         missing = self._settings.null_trusted - len(images)
-        if missing <= 0:
+        if missing <= 0 or not self._fill_null:
             return images
         rows = np.flatnonzero((self._training.labels == target) & (self._training.predictions == target))
         rows = np.setdiff1d(rows, self._screened)

@@ -6,23 +6,70 @@ import contextlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from promotion_gate.detect.attribution import cell_edges, locally_filled
+from promotion_gate.detect.attribution import (
+    cell_edges,
+    concentration,
+    in_pixels,
+    locally_filled,
+    on_pixels,
+    smallest_window,
+)
+from promotion_gate.detect.windows import Window
 from promotion_gate.evidence.interface import Float32, ForwardPass
 
 Images = NDArray[np.uint8]
 CELLS = 8
+LEAST = 0.05
+"""Probability that the positive cells must add up to before there is anything to locate."""
 _NUMPY_RANDOM = threading.Lock()
 
 
 def forwards(images: int, permutations: int, cells: int = CELLS) -> int:
     """Images that the model is shown for the attributions of ``images`` of them."""
     return images * permutations * (2 * cells**2 + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Where the evidence lies on some images.
+
+    ``positive`` is the positive mass by pixel, float32 (n, H, W); ``windows`` the smallest that hold half of
+    it, in pixels, None where there is nothing to locate; ``concentrations`` how concentrated it is, 0 to 1.
+    """
+
+    positive: Float32 = field(repr=False, compare=False)
+    windows: Sequence[Window | None]
+    concentrations: Sequence[float]
+
+    @property
+    def concentration(self) -> float:
+        """The mean over the images."""
+        return float(np.mean(self.concentrations))
+
+
+def explained(
+    forward: Callable[[Images], ForwardPass],
+    images: Images,
+    targets: Sequence[int] | NDArray[np.int64],
+    *,
+    permutations: int = 1,
+    seed: int = 0,
+) -> Explained:
+    """The attributions of :func:`cell_attributions` as windows and masses in pixels; at least one image."""
+    values = cell_attributions(forward, images, targets, permutations=permutations, seed=seed)
+    height, width, cells = *images.shape[1:3], values.shape[1]
+    chosen = [smallest_window(cell_values, least=LEAST) for cell_values in values]
+    return Explained(
+        np.stack([on_pixels(np.maximum(cell_values, 0), height, width) for cell_values in values]),
+        [None if window is None else in_pixels(window, cells, height, width) for window in chosen],
+        [concentration(window, cells) for window in chosen],
+    )
 
 
 def cell_attributions(

@@ -58,6 +58,7 @@ class GateEvidence:
         model: MeasuredClassifier,
         champion: MeasuredClassifier | None,
         folder: Path,
+        suspects: ImageDataset | None = None,
         run: RunFacts | None = None,
         champion_run: RunFacts | None = None,
         files: Sequence[ArtifactFile] = (),
@@ -73,6 +74,7 @@ class GateEvidence:
         self.class_names = tuple(class_names)
         self.holdout = holdout
         self.training = training
+        self.suspects = suspects
         self.model = model
         self.champion = champion
         self.seed = policy.seed
@@ -82,6 +84,8 @@ class GateEvidence:
         self._training_pass = self._pass("candidate", model, "training", training)
         self._champion_holdout_pass = self._pass("champion", champion, "holdout", holdout)
         self._champion_training_pass = self._pass("champion", champion, "training", training)
+        self._suspects_pass = self._pass("candidate", model, "suspects", suspects)
+        self._champion_suspects_pass = self._pass("champion", champion, "suspects", suspects)
         self._anchor = _Once(self._measure_anchor)
 
     @property
@@ -101,6 +105,14 @@ class GateEvidence:
     @property
     def champion_training_pass(self) -> ForwardPass | None:
         return self._champion_training_pass.get()
+
+    @property
+    def suspects_pass(self) -> ForwardPass | None:
+        return self._suspects_pass.get()
+
+    @property
+    def champion_suspects_pass(self) -> ForwardPass | None:
+        return self._champion_suspects_pass.get()
 
     @property
     def anchor(self) -> Float32 | None:

@@ -104,9 +104,10 @@ class Classifier(Protocol):
 class Evidence(Protocol):
     """Everything known about one candidate, computed on first use and then shared by all checks.
 
-    The ``training`` and ``champion`` members are None where there is none; the passes over them then
-    are too. ``files`` are the candidate's; ``attestation`` is the envelope that its training run holds, not
-    yet verified.
+    The ``training``, ``suspects`` and ``champion`` members are None where there is none; the passes over
+    them then are too. ``suspects`` are images that production saw, labelled with what a model predicted then:
+    nobody says that it is right. ``files`` are the candidate's; ``attestation`` is the envelope that its
+    training run holds, not yet verified.
     """
 
     candidate: Candidate
@@ -118,6 +119,7 @@ class Evidence(Protocol):
     class_names: tuple[str, ...]
     holdout: ImageDataset
     training: ImageDataset | None
+    suspects: ImageDataset | None
     model: Classifier
     champion: Classifier | None
     seed: int
@@ -134,6 +136,12 @@ class Evidence(Protocol):
 
     @property
     def champion_training_pass(self) -> ForwardPass | None: ...
+
+    @property
+    def suspects_pass(self) -> ForwardPass | None: ...
+
+    @property
+    def champion_suspects_pass(self) -> ForwardPass | None: ...
 
     @property
     def anchor(self) -> Float32 | None:

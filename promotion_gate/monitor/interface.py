@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -107,7 +108,10 @@ class ClassShare:
     ``expected`` is how many of the window's predictions the baseline would give it. ``p_value`` is the exact
     chance, in this window alone, of a count at least as far off to that side; ``sigma`` the same as standard
     deviations, positive for a surge and negative for a loss. ``evidence`` is the running e-value that alarms
-    rest on: it may be looked at as often as one likes.
+    rest on: it may be looked at as often as one likes. ``unsure`` is the share of its predictions that are
+    less sure than about the lowest quarter of the baseline's, ``unsure_baseline`` that share in the baseline.
+    ``confidence_sigma`` is the larger deviation of the unsure and the sure, negative for less confidence; NaN
+    where nothing tells.
     """
 
     name: str
@@ -116,6 +120,9 @@ class ClassShare:
     p_value: float
     sigma: float
     evidence: float
+    unsure: float = math.nan
+    unsure_baseline: float = math.nan
+    confidence_sigma: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,8 @@ class Cuts:
 class Questions:
     """The questions of a baseline, in this order: share, unsure and sure of each class; far, near.
 
-    ``rho`` float64 (classes,) is how far predictions of one window go together.
+    ``rho`` float64 (classes,) is how far predictions of one window go together. ``told`` (classes,) are the
+    baseline's answers with a confidence, ``below`` and ``above`` those of them that count as unsure and sure.
     """
 
     baseline: Baseline
@@ -48,6 +49,9 @@ class Questions:
     far: float
     near: float
     rho: Float64
+    told: Float64
+    below: Float64
+    above: Float64
 
     @property
     def classes(self) -> int:
@@ -86,7 +90,7 @@ def questions_of(baseline: Baseline) -> Questions:
         rho=np.concatenate([rho, confidence_rho, confidence_rho, np.full(2, baseline.embedding_rho)]),
     )
     mean = np.asarray(baseline.embedding_mean, dtype=np.float64)
-    return Questions(baseline, allowed, cuts, mean, far, near, rho)
+    return Questions(baseline, allowed, cuts, mean, far, near, rho, told, below, above)
 
 
 def confidence_cuts(histogram: Float64, edges: NDArray[np.float32]) -> Cuts:

@@ -373,9 +373,29 @@ class Tracker:
             p_value.tolist(),
             sigma.tolist(),
             evidence.tolist(),
+            *(column.tolist() for column in self._confidence(chosen)),
             strict=True,
         )
         return [ClassShare(*row) for row in columns]
+
+    def _confidence(self, chosen: NDArray[np.int64]) -> tuple[Float64, Float64, Float64]:
+        """Share of unsure answers now and in the baseline, and the deviation; NaN where nothing tells."""
+        q, current = self.questions, self.current
+        assert current is not None
+        trials = current.trials[q.classes + chosen]
+        sigmas = []
+        for place, events, side in ((1, q.below, -1), (2, q.above, 1)):
+            rho = q.allowed.rho[place * q.classes + chosen]
+            a, b = predictive(events[chosen], q.told[chosen], rho)
+            hits = current.hits[place * q.classes + chosen]
+            above, below = beta_binomial_tails(hits, trials, a, b)
+            more = hits >= trials * a / (a + b)
+            sigmas.append(sigma_of(np.where(more, above, below)) * np.where(more, side, -side))
+        sigma = np.where(np.abs(sigmas[0]) >= np.abs(sigmas[1]), *sigmas)
+        told = (trials > 0) & (q.told[chosen] > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            now, before = current.hits[q.classes + chosen] / trials, q.below[chosen] / q.told[chosen]
+        return np.where(told, now, np.nan), np.where(told, before, np.nan), np.where(told, sigma, np.nan)
 
     def _keep(self, part: Predictions, evidence: Float64) -> None:
         """Keep the newest rows of classes whose evidence grows, and of embeddings far off."""

@@ -35,6 +35,9 @@ class ArrayEvidence:
     training_pass: ForwardPass | None = None
     champion_holdout_pass: ForwardPass | None = None
     champion_training_pass: ForwardPass | None = None
+    suspects: InMemoryDataset | None = None
+    suspects_pass: ForwardPass | None = None
+    champion_suspects_pass: ForwardPass | None = None
     model: Any = None
     champion: Any = None
     run: RunFacts | None = None

@@ -35,6 +35,12 @@ def test_gate_and_rollback_pass_hostile_values_as_one_word(project, tmp_path):
     assert words == ["python", "-m", "promotion_gate", "rollback", f"--reason={HOSTILE}", "--", HOSTILE]
 
 
+def test_monitor_passes_hostile_values_as_one_word(project, tmp_path):
+    words = _words(project, "monitor", {"name": HOSTILE, "log": HOSTILE, "window": HOSTILE}, tmp_path)
+    program = ["python", "-m", "promotion_gate", "monitor"]
+    assert words == [*program, f"--window={HOSTILE}", f"--log={HOSTILE}", "--", HOSTILE]
+
+
 def test_relative_paths_are_the_callers(project, tmp_path, monkeypatch):
     (tmp_path / "gate.toml").touch()
     monkeypatch.chdir(tmp_path)
