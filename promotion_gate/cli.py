@@ -14,6 +14,7 @@ from promotion_gate.commands import (
     alerts,
     dbom,
     drift,
+    listen,
     monitor,
     posture,
     progress_lines,
@@ -239,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     monitor.add(command)
     alerts.add(command)
     drift.add(command)
+    listen.add(command)
     return parser
 
 
@@ -348,6 +350,7 @@ def _run(args: argparse.Namespace) -> int:
     wanted = [path for path in (args.json, args.junit, args.summary, args.card) if path is not None]
     for path in wanted:
         _refuse_unwritable(path)
+    _end_tidily()
 
     from promotion_gate.gate import run_gate, verdict_line
 

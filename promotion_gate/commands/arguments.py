@@ -91,6 +91,14 @@ def instant(text: str) -> float:
         raise argparse.ArgumentTypeError(f"not a time: {text!r:.40}; write 2026-05-01T12:00") from None
 
 
+def seconds(text: str) -> float:
+    """A length of time in seconds, from ``90s``, ``5m``, ``1.5h`` or ``2d``."""
+    number = _float(text[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
+    if not 0.1 <= number <= 366 * 86400:
+        raise argparse.ArgumentTypeError(f"not a length of time such as 90s, 5m, 1h or 2d: {text!r}")
+    return number
+
+
 def _float(text: str) -> float:
     try:
         return float(text)

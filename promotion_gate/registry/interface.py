@@ -128,6 +128,10 @@ class Registry(Protocol):
 
     def model(self, name: str) -> ModelFacts: ...
 
+    def registered_models(self) -> Sequence[str]:
+        """The names of every registered model, locks left out."""
+        ...
+
     def run_facts(self, run_id: str, curves: str = "") -> RunFacts:
         """A run's facts, with the history of every metric whose name starts with ``curves``.
 
@@ -199,6 +203,15 @@ class Registry(Protocol):
         Raises
         ------
         RegistryConflict: somebody else holds it.
+        """
+        ...
+
+    def renew_lock(self, name: str, holder: LockHolder) -> None:
+        """Hold the lock on, until ``holder.until``.
+
+        Raises
+        ------
+        RegistryConflict: ``holder`` no longer has it.
         """
         ...
 

@@ -122,6 +122,10 @@ class MemoryRegistry:
             tags = dict(self.store.model_tags.get(name, {}))
             return ModelFacts(name, dict(self.store.aliases[name]), staged, tags)
 
+    def registered_models(self) -> Sequence[str]:
+        with _Call(self, "registered_models"):
+            return sorted(self.store.aliases)
+
     def run_facts(self, run_id: str, curves: str = "") -> RunFacts:
         with _Call(self, "run_facts"):
             if run_id not in self.store.run_facts:
@@ -235,6 +239,13 @@ class MemoryRegistry:
             current = self.store.locks.get(name)
             if current is not None and current.until > self.store.clock:
                 raise RegistryConflict(f"{current.who} is changing the production version of {name!r}")
+            self.store.locks[name] = holder
+
+    def renew_lock(self, name: str, holder: LockHolder) -> None:
+        with _Call(self, "renew_lock"):
+            current = self.store.locks.get(name)
+            if current is None or current.token != holder.token:
+                raise RegistryConflict(f"somebody else took the lock of {name!r}")
             self.store.locks[name] = holder
 
     def lock_holder(self, name: str) -> LockHolder | None:

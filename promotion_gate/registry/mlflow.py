@@ -38,6 +38,7 @@ from promotion_gate.registry.interface import (
 )
 from promotion_gate.registry.naming import (
     KIND,
+    LOCK_PREFIX,
     LOCK_TOKEN,
     LOCK_UNTIL,
     LOCK_WHO,
@@ -123,6 +124,17 @@ class MlflowRegistry:
                 any(_stage(version) for version in found.latest_versions or ()),
                 dict(found.tags or {}),
             )
+
+    def registered_models(self) -> Sequence[str]:
+        with self._asking("the registered models"):
+            found: list[str] = []
+            token = None
+            while True:
+                page = self._client.search_registered_models(page_token=token)
+                found += [model.name for model in page if not model.name.startswith(LOCK_PREFIX)]
+                token = page.token
+                if not token:
+                    return sorted(found)
 
     def run_facts(self, run_id: str, curves: str = "") -> RunFacts:
         with self._asking(f"run {run_id!r}"):
@@ -324,6 +336,13 @@ class MlflowRegistry:
         current = self.lock_holder(name)
         if current is None or current.token != holder.token:
             raise RegistryConflict(f"somebody else took the lock of {name!r} at {self.host}", "try again")
+
+    def renew_lock(self, name: str, holder: LockHolder) -> None:
+        current = self.lock_holder(name)
+        if current is None or current.token != holder.token:
+            raise RegistryConflict(f"somebody else took the lock of {name!r} at {self.host}")
+        with self._asking(f"the lock of {name!r}"):
+            self._client.set_registered_model_tag(lock_name(name), LOCK_UNTIL, holder.until.isoformat())
 
     def lock_holder(self, name: str) -> LockHolder | None:
         try:

@@ -22,6 +22,8 @@ LOCK_TOKEN = PREFIX + "lock_token"
 LOCK_WHO = PREFIX + "lock_who"
 LOCK_UNTIL = PREFIX + "lock_until"
 
+LOCK_PREFIX = "promotion-gate-lock-"
+
 _ALIAS = re.compile(r"[A-Za-z0-9_\-]{1,255}")
 _ABSENT = "-"
 
@@ -57,7 +59,7 @@ def model_key(name: str) -> str:
 
 def lock_name(name: str) -> str:
     """The registered model that stands for the lock of model ``name``."""
-    return f"promotion-gate-lock-{model_key(name)}"
+    return f"{LOCK_PREFIX}{model_key(name)}"
 
 
 def host_of(uri: str) -> str:

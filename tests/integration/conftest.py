@@ -30,6 +30,14 @@ accuracy_drop = { max = 0.02 }
 required = false
 """
 
+WEBHOOKS_TO_THIS_MACHINE = {
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=",
+    "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+}
+"""MLflow delivers over https to public addresses alone, unless told otherwise for tests."""
+
 
 def free_port():
     with socket.socket() as probe:
@@ -50,6 +58,7 @@ def mlflow_server(tmp_path_factory):
     ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    environment |= WEBHOOKS_TO_THIS_MACHINE
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -68,23 +77,27 @@ def mlflow_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def gate_cli(mlflow_server, tmp_path_factory):
+def gate_environment(mlflow_server, tmp_path_factory):
+    """The environment of a user of the server. Keys lie in a folder of the tests."""
+    return {
+        **{k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PROMOTION_GATE_"))},
+        "MLFLOW_TRACKING_URI": mlflow_server,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "XDG_CONFIG_HOME": str(tmp_path_factory.mktemp("configuration")),
+        "OMP_NUM_THREADS": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+
+
+@pytest.fixture(scope="session")
+def gate_cli(gate_environment):
     """Run ``promotion-gate`` against the server as a user does: ``gate_cli("status", "signs", cwd=folder)``.
 
-    The answer is a ``subprocess.CompletedProcess`` with text. Keys lie in a folder of the tests.
+    The answer is a ``subprocess.CompletedProcess`` with text.
     """
-    configuration = tmp_path_factory.mktemp("configuration")
 
     def run(*arguments, cwd=None, program=("-m", "promotion_gate"), seconds=280, **variables):
-        environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "PROMOTION_GATE_"))},
-            "MLFLOW_TRACKING_URI": mlflow_server,
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-            "XDG_CONFIG_HOME": str(configuration),
-            "OMP_NUM_THREADS": "1",
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            **variables,
-        }
+        environment = {**gate_environment, **variables}
         command = [sys.executable, *program, *map(str, arguments)]
         return subprocess.run(
             command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=seconds, check=False

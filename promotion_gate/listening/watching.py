@@ -1,0 +1,157 @@
+"""Looking at the registry without being told: versions that no delivery came for, and foreign moves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from promotion_gate.core.errors import GateError, NotInRegistry
+from promotion_gate.core.policy import Policy, load_policy
+from promotion_gate.core.record import now
+from promotion_gate.listening.counts import Counts
+from promotion_gate.listening.gating import Gatekeeper, Log
+from promotion_gate.listening.pending import Ledger
+from promotion_gate.monitor.interface import Alarm
+from promotion_gate.registry.interface import Registry
+from promotion_gate.vouching import done_moves, look
+
+SECOND_LOOK_SECONDS = 20.0
+"""A move of the gate's own is not finished when its delivery comes: look again after this."""
+
+
+class Watcher(threading.Thread):
+    """Polls the registry, and looks at a model at once when it is told that its alias was set.
+
+    Parameters
+    ----------
+    models: the names to watch; empty for every registered model.
+    poll: seconds between two looks at everything.
+    alarm: called with each alarm that begins or ends.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        ledger: Ledger,
+        gatekeeper: Gatekeeper,
+        policy: Path,
+        counts: Counts,
+        log: Log,
+        alarm: Callable[[Alarm], None],
+        *,
+        models: Sequence[str],
+        poll: float,
+    ) -> None:
+        super().__init__(name="watcher", daemon=True)
+        self._registry = registry
+        self._ledger = ledger
+        self._gatekeeper = gatekeeper
+        self._policy = policy
+        self._counts = counts
+        self._log = log
+        self._alarm = alarm
+        self._models = tuple(models)
+        self._poll = poll
+        self._due: dict[str, float] = {}
+        self._foreign: dict[str, Alarm] = {}
+        self._change = threading.Condition()
+        self._ended = False
+
+    def look_at(self, name: str, after: float = 0.0) -> None:
+        """Look at a model's alias, in ``after`` seconds."""
+        with self._change:
+            at = time.monotonic() + after
+            self._due[name] = min(at, self._due.get(name, at))
+            self._change.notify()
+
+    def end(self) -> None:
+        with self._change:
+            self._ended = True
+            self._change.notify()
+
+    def run(self) -> None:
+        next_poll = time.monotonic()
+        while True:
+            with self._change:
+                due = min([next_poll, *self._due.values()])
+                while not self._ended and (left := due - time.monotonic()) > 0:
+                    self._change.wait(left)
+                    due = min([next_poll, *self._due.values()])
+                if self._ended:
+                    return
+                clock = time.monotonic()
+                names = [name for name, at in self._due.items() if at <= clock]
+                for name in names:
+                    del self._due[name]
+            for name in names:
+                self._guarded(lambda name=name: self.find_foreign_move(name, load_policy(self._policy)))  # type: ignore[misc]
+            if clock >= next_poll:
+                answered = self._guarded(self.poll)
+                self._counts.polls.labels("answered" if answered else "failed").inc()
+                if answered:
+                    self._counts.last_poll.set_to_current_time()
+                next_poll = time.monotonic() + self._poll
+
+    def poll(self) -> None:
+        """Look at every model: its alias, and versions that are still to be gated.
+
+        Raises
+        ------
+        GateError: the policy cannot be read, or the registry cannot be reached.
+        """
+        policy = load_policy(self._policy)
+        for name in self._models or self._registry.registered_models():
+            try:
+                self.find_foreign_move(name, policy)
+                pending = self._ledger.pending(name, policy)
+            except NotInRegistry as error:
+                self._log(str(error))
+                continue
+            for ref in pending:
+                if self._gatekeeper.offer(ref) == "full":
+                    return  # the next poll goes on
+
+    def find_foreign_move(self, name: str, policy: Policy) -> None:
+        """Raise the alarm where the production alias is not where the gate's history left it, or end it."""
+        alias = policy.production.alias
+        facts, events = look(self._registry, name)
+        if any(event.state == "begun" and event.pointer.moves for event in events):
+            self.look_at(name, SECOND_LOOK_SECONDS)
+            return
+        moves = done_moves(events, alias)
+        found = facts.aliases.get(alias)
+        left_at = moves[-1].pointer.to_version if moves else None
+        if not moves or found == left_at:
+            self._resolve(name, found)
+            return
+        before = self._foreign.get(name)
+        if before is not None and before.version == found:
+            return
+        where = "no version" if found is None else f"version {found}"
+        message = (
+            f"alias {alias!r} of {name!r} names {where}, but the gate left it at version {left_at}: somebody"
+            f" moved it past the gate; 'promotion-gate rollback' puts it back"
+        )
+        alarm = Alarm("foreign-move", name, found, "", "firing", message, now(), now())
+        self._foreign[name] = alarm
+        self._counts.foreign_moves.inc()
+        self._alarm(alarm)
+
+    def _resolve(self, name: str, version: int | None) -> None:
+        before = self._foreign.pop(name, None)
+        if before is not None:
+            message = f"the production alias of {name!r} is where the gate left it again"
+            self._alarm(Alarm("foreign-move", name, version, "", "resolved", message, before.since, now()))
+
+    def _guarded(self, work: Callable[[], None]) -> bool:
+        try:
+            work()
+        except GateError as error:
+            self._log(f"cannot look at the registry: {error}")
+            return False
+        except Exception as error:  # the watch goes on whatever one look ran into
+            self._log(f"cannot look at the registry: {type(error).__name__}: {error}")
+            return False
+        return True

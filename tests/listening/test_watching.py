@@ -1,0 +1,106 @@
+"""Without a delivery: versions are found by polling, and a move past the gate raises the alarm once."""
+
+import pytest
+
+from promotion_gate.core.policy import load_policy
+from promotion_gate.listening.watching import Watcher
+from promotion_gate.registry.interface import EventPointer
+from promotion_gate.registry.memory import MemoryRegistry
+
+
+@pytest.fixture
+def watched(listener, policy):
+    one = listener(room=2)
+    one.alarms = []
+    one.watcher = Watcher(
+        one.registry,
+        one.ledger,
+        one.gatekeeper,
+        policy,
+        one.counts,
+        one.lines.append,
+        one.alarms.append,
+        models=(),
+        poll=3600,
+    )
+    yield one
+    one.watcher.end()
+    if one.watcher.ident is not None:
+        one.watcher.join(20)
+
+
+def test_polling_finds_what_no_delivery_came_for(watched, gate, eventually):
+    watched.gatekeeper.start()
+    watched.watcher.start()
+    eventually(lambda: gate.ran == [1, 2])  # there was room for two; the next poll finds the third
+    eventually(lambda: watched.counts.totals().get("gate_runs promote") == 2)
+    watched.watcher.poll()
+    eventually(lambda: gate.ran == [1, 2, 3])
+    watched.watcher.poll()
+    assert watched.counts.totals()["polls answered"] == 1
+
+
+def test_polling_goes_on_when_the_registry_does_not_answer(watched, gate, eventually):
+    def fails(number, name):
+        raise OSError("no route")
+
+    before, watched.registry._before = watched.registry._before, fails
+    watched.watcher.start()
+    eventually(lambda: watched.counts.totals().get("polls failed") == 1)
+    watched.registry._before = before
+    watched.gatekeeper.start()
+    watched.watcher.look_at("signs")
+    watched.watcher.poll()
+    eventually(lambda: 1 in gate.ran)
+    assert watched.watcher.is_alive()
+
+
+def test_a_model_that_is_not_there_keeps_no_other_from_being_polled(watched, eventually, gate):
+    watched.watcher._models = ("no-such-model", "signs")
+    watched.gatekeeper.start()
+    watched.watcher.poll()
+    eventually(lambda: gate.ran == [1, 2])
+
+
+def look(watched, policy):
+    watched.watcher.find_foreign_move("signs", load_policy(policy))
+    return [(alarm.state, alarm.version) for alarm in watched.alarms]
+
+
+def test_a_foreign_move_alarms_once_and_is_resolved(watched, store, judge, policy):
+    assert look(watched, policy) == []
+    store.aliases["signs"]["production"] = 3  # before the gate's first move: nothing to disagree with
+    assert look(watched, policy) == []
+    del store.aliases["signs"]["production"]
+    judge(1)
+    assert look(watched, policy) == []
+    store.aliases["signs"]["production"] = 3
+    assert look(watched, policy) == look(watched, policy) == [("firing", 3)]
+    del store.aliases["signs"]["production"]
+    assert look(watched, policy)[1:] == [("firing", None)]
+    store.aliases["signs"]["production"] = 1
+    assert look(watched, policy)[2:] == [("resolved", 1)]
+    assert watched.counts.totals()["foreign_moves"] == 2
+
+
+def test_a_move_of_the_gates_own_that_is_not_finished_is_looked_at_again(watched, store, judge, policy):
+    judge(1)
+    registry = MemoryRegistry(store)
+    event = registry.begin_event(EventPointer("signs", 2, "promote", "production", 9, 1, 2), b"record")
+    store.aliases["signs"]["production"] = 2
+    assert look(watched, policy) == []
+    assert "signs" in watched.watcher._due
+    registry.finish_event(event, "done")
+    assert look(watched, policy) == []
+
+
+def test_an_alias_delivery_is_looked_at_at_once(watched, store, judge, eventually):
+    judge(1)
+    watched.watcher.start()
+    eventually(lambda: watched.counts.totals().get("polls answered"))
+    store.aliases["signs"]["production"] = 2
+    watched.watcher.look_at("signs")
+    eventually(lambda: watched.alarms)
+    (alarm,) = watched.alarms
+    assert (alarm.kind, alarm.model, alarm.version) == ("foreign-move", "signs", 2)
+    assert "past the gate" in alarm.message
