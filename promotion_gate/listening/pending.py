@@ -58,7 +58,8 @@ class Ledger:
     def _reason(self, ref: ModelRef, current: int, events: Sequence[Event], policy: Policy) -> str:
         if ref.version <= current:
             return "not_newer"
-        if any(e.pointer.to_version == ref.version for e in done_moves(events, policy.production.alias)):
+        moves = done_moves(events, policy.production.alias)
+        if any(ref.version in (e.pointer.from_version, e.pointer.to_version) for e in moves):
             return "was_in_production"
         own = [e for e in events if e.pointer.version == ref.version and e.state == "done"]
         if any(e.pointer.action == "revoke" for e in own):

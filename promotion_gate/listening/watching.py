@@ -5,20 +5,30 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from promotion_gate.core.errors import GateError, NotInRegistry
 from promotion_gate.core.policy import Policy, load_policy
 from promotion_gate.core.record import now
+from promotion_gate.foreign import SETTLE, Position, difference, foreign_line, look_for, note_foreign_moves
 from promotion_gate.listening.counts import Counts
 from promotion_gate.listening.gating import Gatekeeper, Log
 from promotion_gate.listening.pending import Ledger
 from promotion_gate.monitor.interface import Alarm
 from promotion_gate.registry.interface import Registry
-from promotion_gate.vouching import done_moves, look
+from promotion_gate.vouching import look
 
 SECOND_LOOK_SECONDS = 20.0
 """A move of the gate's own is not finished when its delivery comes: look again after this."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """Where production was found when the alarm was raised."""
+
+    found: Position
+    alarm: Alarm
 
 
 class Watcher(threading.Thread):
@@ -55,7 +65,7 @@ class Watcher(threading.Thread):
         self._models = tuple(models)
         self._poll = poll
         self._due: dict[str, float] = {}
-        self._foreign: dict[str, Alarm] = {}
+        self._foreign: dict[str, _Seen] = {}
         self._change = threading.Condition()
         self._ended = False
 
@@ -114,36 +124,33 @@ class Watcher(threading.Thread):
                     return  # the next poll goes on
 
     def find_foreign_move(self, name: str, policy: Policy) -> None:
-        """Raise the alarm where the production alias is not where the gate's history left it, or end it."""
-        alias = policy.production.alias
+        """Raise the alarm where production is not where the gate's history left it, or end it.
+
+        History is told of it too, as a signed entry.
+        """
+        production = policy.production
         facts, events = look(self._registry, name)
         if any(event.state == "begun" and event.pointer.moves for event in events):
             self.look_at(name, SECOND_LOOK_SECONDS)
             return
-        moves = done_moves(events, alias)
-        found = facts.aliases.get(alias)
-        left_at = moves[-1].pointer.to_version if moves else None
-        if not moves or found == left_at:
-            self._resolve(name, found)
+        found = facts.aliases.get(production.alias)
+        seen = look_for(self._registry, name, found, events, production)
+        before = self._foreign.pop(name, None)
+        if seen is None or seen.settled:
+            if before is not None:
+                message = f"production of {name!r} is where the gate left it again"
+                past = before.alarm.since
+                self._alarm(Alarm("foreign-move", name, found, "", "resolved", message, past, now()))
             return
-        before = self._foreign.get(name)
-        if before is not None and before.version == found:
+        if before is not None and before.found == seen.found:
+            self._foreign[name] = before
             return
-        where = "no version" if found is None else f"version {found}"
-        message = (
-            f"alias {alias!r} of {name!r} names {where}, but the gate left it at version {left_at}: somebody"
-            f" moved it past the gate; 'promotion-gate rollback' puts it back"
-        )
-        alarm = Alarm("foreign-move", name, found, "", "firing", message, now(), now())
-        self._foreign[name] = alarm
+        line = foreign_line(name, difference(production.alias, seen.left, seen.found))
+        alarm = Alarm("foreign-move", name, found, "", "firing", f"{line}; {SETTLE}", now(), now())
+        self._foreign[name] = _Seen(seen.found, alarm)
         self._counts.foreign_moves.inc()
         self._alarm(alarm)
-
-    def _resolve(self, name: str, version: int | None) -> None:
-        before = self._foreign.pop(name, None)
-        if before is not None:
-            message = f"the production alias of {name!r} is where the gate left it again"
-            self._alarm(Alarm("foreign-move", name, version, "", "resolved", message, before.since, now()))
+        note_foreign_moves(self._registry, name, production)
 
     def _guarded(self, work: Callable[[], None]) -> bool:
         try:

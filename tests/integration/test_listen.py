@@ -106,7 +106,9 @@ def test_mlflows_webhook_has_each_version_gated_once(start, register, cli, produ
     register_version(client, name, "right")
     client.set_registered_model_alias(name, "production", "2")  # by hand, past the gate
     until(lambda: counted(listener.port, "foreign_moves_total"))
-    assert f"ALARM: alias 'production' of '{name}' names version 2" in listener.log.read_text()
+    told = f"ALARM: alias 'production' of '{name}', which named version 1, was moved to version 2"
+    assert told in listener.log.read_text()
+    until(lambda: json.loads(cli("history", name, "--json"))["events"][-1]["action"] == "foreign")
     assert counted(listener.port, "refused_total", reason="bad_signature") == 0
     assert "Traceback" not in listener.log.read_text()
 

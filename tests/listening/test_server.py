@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -187,6 +188,7 @@ def test_slow_and_many_connections_are_closed_while_others_are_answered(serving,
         gone = 0
         while gone < len(slow):  # a byte now and then does not prolong it
             gone = 0
+            time.sleep(0.05)
             for raw in slow:
                 try:
                     raw.sendall(b"G")

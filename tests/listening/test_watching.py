@@ -2,6 +2,7 @@
 
 import pytest
 
+from promotion_gate import transition
 from promotion_gate.core.policy import load_policy
 from promotion_gate.listening.watching import Watcher
 from promotion_gate.registry.interface import EventPointer
@@ -81,6 +82,8 @@ def test_a_foreign_move_alarms_once_and_is_resolved(watched, store, judge, polic
     store.aliases["signs"]["production"] = 1
     assert look(watched, policy)[2:] == [("resolved", 1)]
     assert watched.counts.totals()["foreign_moves"] == 2
+    entries = transition.history(MemoryRegistry(store), "signs")
+    assert [entry.event.pointer.action for entry in entries][:3] == ["promote", "foreign", "foreign"]
 
 
 def test_a_move_of_the_gates_own_that_is_not_finished_is_looked_at_again(watched, store, judge, policy):
