@@ -186,11 +186,67 @@ def examine_version(
     RegistryError: the registry cannot be reached.
     """
     checks = chosen_checks(policy)
-    resolved = _resolve(registry, ref.uri, policy)
-    if resolved.candidate.champion == ref:
-        resolved = replace(resolved, candidate=replace(resolved.candidate, champion=None), champion_run=None)
+    resolved = _resolve_apart(registry, ref, policy)
     with tempfile.TemporaryDirectory(prefix="promotion-gate-") as folder:
         return tuple(_examine(registry, resolved, checks, policy, Path(folder), progress).findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What the gate would say of a version: the report, the card's HTML and its JSON twin, as bytes."""
+
+    report: Report
+    card: bytes
+    findings: bytes
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """Every metric as ``check.metric``, the names that gate runs are logged under."""
+        return _metrics(self.report)
+
+
+def preview(
+    registry: Registry,
+    ref: ModelRef,
+    policy: Policy,
+    run_id: str,
+    *,
+    actor: Actor | None = None,
+    progress: Progress = lambda _: None,
+) -> Preview:
+    """Examine and judge one model version as :func:`run_gate` does, and record and move nothing.
+
+    A version that is in production is measured without a champion: it cannot be compared with itself.
+
+    Parameters
+    ----------
+    run_id: the MLflow run that the card will name as its own.
+
+    Raises
+    ------
+    PolicyError: the policy names a check, metric or option that does not exist.
+    RegistryError: the registry cannot be reached.
+    """
+    actor = actor or Actor.here()
+    checks = chosen_checks(policy)
+    started, clock = actor.clock(), time.monotonic()
+    resolved = _resolve_apart(registry, ref, policy)
+    if resolved.candidate.champion is not None:
+        resolved = _vouched(registry, resolved, policy, actor)
+    with tempfile.TemporaryDirectory(prefix="promotion-gate-") as folder:
+        examined = _examine(registry, resolved, checks, policy, Path(folder), progress)
+    verdict = decide(examined.findings, policy)
+    took = time.monotonic() - clock
+    report = _report(resolved, examined, verdict, policy, actor, run_id, started, took)
+    return Preview(report, *_render(report))
+
+
+def _resolve_apart(registry: Registry, ref: ModelRef, policy: Policy) -> _Resolved:
+    """As :func:`_resolve`, but a version in production has no champion."""
+    resolved = _resolve(registry, ref.uri, policy)
+    if resolved.candidate.champion != ref:
+        return resolved
+    return replace(resolved, candidate=replace(resolved.candidate, champion=None), champion_run=None)
 
 
 def _resolve(registry: Registry, model_uri: str, policy: Policy) -> _Resolved:
@@ -610,14 +666,13 @@ def _log(registry: Registry, report: Report, card: bytes, findings: bytes) -> No
     registry.log_file(run_id, CARD_FILE, card)
     registry.log_file(run_id, FINDINGS_FILE, findings)
     registry.log_file(run_id, POLICY_FILE, report.policy_text.encode())
-    registry.log_metrics(
-        run_id,
-        {
-            f"{finding.check}.{name}": value
-            for finding in report.findings
-            for name, value in finding.metrics.items()
-        },
-    )
+    registry.log_metrics(run_id, _metrics(report))
+
+
+def _metrics(report: Report) -> dict[str, float]:
+    return {
+        f"{found.check}.{name}": value for found in report.findings for name, value in found.metrics.items()
+    }
 
 
 def _log_baseline(registry: Registry, run_id: str, baseline: Baseline | None, actor: Actor) -> str:
