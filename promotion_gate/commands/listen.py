@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from promotion_gate.commands import Command
 from promotion_gate.commands.arguments import jobs, seconds
 from promotion_gate.core.errors import ExitCode
+
+if TYPE_CHECKING:
+    from promotion_gate.monitor.interface import Alarm
 
 
 def add(command: Command) -> None:
@@ -61,6 +66,9 @@ def add(command: Command) -> None:
         help="end a gate run that takes longer (default: 1h)",
     )
     listen.add_argument(
+        "--alerts", type=Path, metavar="F", help="alerts.toml: who is told of moves past the gate"
+    )
+    listen.add_argument(
         "--promote",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -90,8 +98,26 @@ def _listen(args: argparse.Namespace) -> int:
         args.queue,
     )
     os.umask(0o077)
-    listen(MlflowRegistry(args.tracking_uri, args.registry_uri), gate, settings)
+    registry = MlflowRegistry(args.tracking_uri, args.registry_uri)
+    listen(registry, gate, settings, _alarms(args.alerts, registry.host))
     return ExitCode.DONE
+
+
+def _alarms(config: Path | None, host: str) -> Callable[[Alarm], None]:
+    if config is None:
+        return lambda _: None
+    from promotion_gate.listening.listen import log_line
+    from promotion_gate.monitor.alerts import Alerts, default_state
+    from promotion_gate.monitor.settings import load_alert_settings
+
+    alerts = Alerts(load_alert_settings(config), default_state(host, "listen"), complain=log_line)
+    alerts.keep_retrying()
+
+    def tell(alarm: Alarm) -> None:
+        alerts.take([alarm])
+        alerts.deliver()
+
+    return tell
 
 
 def _port(text: str) -> int:

@@ -71,7 +71,10 @@ def listen(
 
     def told(event: Alarm) -> None:
         log_line(f"{'ALARM' if event.state == 'firing' else 'resolved'}: {event.message}")
-        alarm(event)
+        try:
+            alarm(event)
+        except Exception as error:  # what nobody could be told of is still told to history
+            log_line(f"the alarm could not be passed on: {error}")
 
     watcher = Watcher(
         registry,
