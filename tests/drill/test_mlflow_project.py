@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from mlflow.projects._project_spec import load_project
 
+from promotion_gate import cli
 from promotion_gate.drill.train import _parser
 
 FOLDER = Path(__file__).parents[2] / "mlflow_project"
@@ -38,7 +39,10 @@ def test_gate_and_rollback_pass_hostile_values_as_one_word(project, tmp_path):
 def test_monitor_passes_hostile_values_as_one_word(project, tmp_path):
     words = _words(project, "monitor", {"name": HOSTILE, "log": HOSTILE, "window": HOSTILE}, tmp_path)
     program = ["python", "-m", "promotion_gate", "monitor"]
-    assert words == [*program, f"--window={HOSTILE}", f"--log={HOSTILE}", "--", HOSTILE]
+    assert words == [*program, f"--log={HOSTILE}", f"--window={HOSTILE}", "--", HOSTILE]
+    words = _words(project, "monitor", {"name": "signs", "log": "s3://logs/*.parquet"}, tmp_path)
+    asked = vars(cli._parser().parse_args(words[3:]))
+    assert (asked["words"], asked["log"], asked["window"]) == (["signs"], ["s3://logs/*.parquet"], 3600)
 
 
 def test_relative_paths_are_the_callers(project, tmp_path, monkeypatch):

@@ -2,12 +2,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from promotion_gate.drill.signs import draw_signs
 
+CLASSES = ("red", "green", "blue")
 FOLDER = Path(__file__).parents[2] / "mlflow_project"
 
 
@@ -57,8 +59,18 @@ def test_gate_and_rollback_entry_points(gate_cli, cli, production, register, hom
     assert production(name) == 1
     last = json.loads(cli("history", name, "--json"))["events"][-1]
     assert last["record"]["reason"] == "it's 'odd'; $(touch pwned)"
+    assert project("rollback", "name=$(touch pwned); `touch pwned`", "reason=x").returncode == 1
     for folder in (home, FOLDER):
         assert not (folder / "pwned").exists()
+
+    log = home / "it's $(touch pwned).jsonl"
+    start = time.time() - 7200
+    rows = [{"time": start + 60 * i, "class": CLASSES[i % 3], "confidence": 0.99} for i in range(110)]
+    log.write_text("".join(json.dumps({**row, "version": 1}) + "\n" for row in rows))
+    done = project("monitor", f"name={name}", f"log={log}", "window=30m")
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert name in done.stdout
+    assert not (FOLDER / "pwned").exists()
 
 
 @pytest.mark.integration
