@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -97,7 +96,6 @@ def _listen(args: argparse.Namespace) -> int:
         args.max_age,
         args.queue,
     )
-    os.umask(0o077)
     registry = MlflowRegistry(args.tracking_uri, args.registry_uri)
     listen(registry, gate, settings, _alarms(args.alerts, registry.host))
     return ExitCode.DONE

@@ -15,7 +15,7 @@ from promotion_gate.listening.counts import Counts
 from promotion_gate.listening.deliveries import AliasSet, Doorkeeper
 from promotion_gate.listening.gating import Gate, Gatekeeper
 from promotion_gate.listening.pending import Ledger
-from promotion_gate.listening.server import Desk, application, bind, server
+from promotion_gate.listening.server import Recipients, application, bind, server
 from promotion_gate.listening.watching import Watcher
 from promotion_gate.monitor.interface import Alarm
 from promotion_gate.operators import plain
@@ -91,13 +91,13 @@ def listen(
     def look(notice: AliasSet) -> None:
         watcher.look_at(notice.ref.name)
 
-    desk = Desk(
+    recipients = Recipients(
         gate=lambda notice: gatekeeper.offer(notice.ref),
         look=look,
         knows=lambda name: not settings.models or name in settings.models,
         alive=lambda: gatekeeper.is_alive() and watcher.is_alive(),
     )
-    app = application(desk, Doorkeeper(settings.secrets, settings.max_age), counts, log_line)
+    app = application(recipients, Doorkeeper(settings.secrets, settings.max_age), counts, log_line)
     # Uvicorn raises the signal that ended it once more, to let others know; here nobody else needs to.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)

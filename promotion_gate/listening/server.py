@@ -45,7 +45,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Recipients:
     """Where genuine deliveries go.
 
     ``gate`` answers as :meth:`~promotion_gate.listening.gating.Gatekeeper.offer` does; ``alive`` says whether
@@ -58,7 +58,7 @@ class Desk:
     alive: Callable[[], bool]
 
 
-def application(desk: Desk, doorkeeper: Doorkeeper, counts: Counts, log: Log) -> Starlette:
+def application(recipients: Recipients, doorkeeper: Doorkeeper, counts: Counts, log: Log) -> Starlette:
     """The ASGI application: ``POST /`` takes deliveries, ``GET /healthz`` and ``GET /metrics`` tell."""
     said: dict[Refusal, float] = {}
 
@@ -72,7 +72,7 @@ def application(desk: Desk, doorkeeper: Doorkeeper, counts: Counts, log: Log) ->
     async def deliver(request: Request) -> Response:
         try:
             body = await _body(request)
-            answer = _taken(body, request, desk, doorkeeper)
+            answer = _taken(body, request, recipients, doorkeeper)
         except Refused as refused:
             counts.refused.labels(refused.refusal).inc()
             now_and_then(refused.refusal, f"refused: {refused.refusal.replace('_', ' ')}: {refused}")
@@ -84,7 +84,7 @@ def application(desk: Desk, doorkeeper: Doorkeeper, counts: Counts, log: Log) ->
         return _answer(answer, 202 if answer == "accepted" else 200)
 
     async def health(request: Request) -> Response:
-        alive = desk.alive()
+        alive = recipients.alive()
         told = {"status": "ok" if alive else "dead", "counts": counts.totals()}
         return Response(
             json.dumps(told, indent=2) + "\n",
@@ -102,12 +102,16 @@ def application(desk: Desk, doorkeeper: Doorkeeper, counts: Counts, log: Log) ->
         counts.refused.labels(refusal).inc()
         return _answer("refused: POST / takes deliveries; GET /healthz and /metrics tell", refusal.status)
 
+    async def crashed(request: Request, error: Exception) -> Response:
+        log(f"a request could not be answered: {type(error).__name__}: {error}")
+        return _answer("the gate could not answer", 500)
+
     routes = [
         Route("/", deliver, methods=["POST"]),
         Route("/healthz", health, methods=["GET"]),
         Route("/metrics", metrics, methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: elsewhere})
+    return Starlette(routes=routes, exception_handlers={HTTPException: elsewhere, Exception: crashed})
 
 
 async def _body(request: Request) -> bytes:
@@ -126,20 +130,20 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _taken(body: bytes, request: Request, desk: Desk, doorkeeper: Doorkeeper) -> str:
+def _taken(body: bytes, request: Request, recipients: Recipients, doorkeeper: Doorkeeper) -> str:
     """Nothing in here waits, so that of two equal deliveries one is the first."""
     clock = time.time()
     delivery = doorkeeper.check(request.headers, body, clock)
     notice = read_notice(body)
     if isinstance(notice, OtherEvent):
         answer = "ignored"
-    elif not desk.knows(notice.ref.name):
+    elif not recipients.knows(notice.ref.name):
         raise Refused(Refusal.UNKNOWN_MODEL, f"no model {notice.ref.name!r} is listened for")
     elif isinstance(notice, AliasSet):
-        desk.look(notice)
+        recipients.look(notice)
         answer = "accepted"
     else:
-        answer = desk.gate(notice)
+        answer = recipients.gate(notice)
         if answer == "full":
             raise Refused(Refusal.QUEUE_FULL, "too many versions wait")
     doorkeeper.take(delivery, clock)

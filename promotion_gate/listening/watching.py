@@ -112,16 +112,16 @@ class Watcher(threading.Thread):
         GateError: the policy cannot be read, or the registry cannot be reached.
         """
         policy = load_policy(self._policy)
+        room = True
         for name in self._models or self._registry.registered_models():
             try:
                 self.find_foreign_move(name, policy)
-                pending = self._ledger.pending(name, policy)
+                pending = self._ledger.pending(name, policy) if room else []
             except NotInRegistry as error:
                 self._log(str(error))
                 continue
             for ref in pending:
-                if self._gatekeeper.offer(ref) == "full":
-                    return  # the next poll goes on
+                room = room and self._gatekeeper.offer(ref) != "full"  # the next poll goes on
 
     def find_foreign_move(self, name: str, policy: Policy) -> None:
         """Raise the alarm where production is not where the gate's history left it, or end it.

@@ -365,7 +365,7 @@ class MlflowRegistry:
 
     def _create_lock(self, name: str, holder: LockHolder) -> bool:
         tags = {LOCK_TOKEN: holder.token, LOCK_WHO: holder.who, LOCK_UNTIL: holder.until.isoformat()}
-        about = f"Held while promotion-gate moves the production version of {name}. Deleted afterwards."
+        about = f"Held while promotion-gate is at work on {name}. Deleted afterwards."
         with self._asking(f"the lock of {name!r}"):
             try:
                 self._client.create_registered_model(lock_name(name), tags, about)

@@ -45,6 +45,7 @@ def evaluate(mlflow_server, gate_environment, home, monkeypatch):
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, of types and stages
 def test_metrics_of_the_evaluator_can_be_validated(evaluate, register, home, cli, mlflow_server):
     from mlflow import MlflowClient, validate_evaluation_results
@@ -87,6 +88,7 @@ def test_metrics_of_the_evaluator_can_be_validated(evaluate, register, home, cli
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)
 @pytest.mark.filterwarnings("ignore")
 def test_what_the_evaluator_refuses(evaluate, register, home, mlflow_server):
     from mlflow import MlflowClient

@@ -14,14 +14,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from promotion_gate.core.errors import UsageError
 from promotion_gate.listening.counts import Counts
 from promotion_gate.listening.deliveries import MAX_BODY, Doorkeeper
-from promotion_gate.listening.server import Desk, application, bind, server
+from promotion_gate.listening.server import Recipients, application, bind, server
 
 SECRET = "correct horse battery staple"
 
 
 @pytest.fixture
 def serving(eventually):
-    """A server on a free port, with what reached its desk; at most 8 connections of 1.5 s each."""
+    """A server on a free port, with what reached its recipients; at most 8 connections of 1.5 s each."""
     heard = SimpleNamespace(versions=[], aliases=[], answer="accepted", alive=True, lines=[])
 
     def gate(notice):
@@ -29,9 +29,9 @@ def serving(eventually):
         return heard.answer
 
     counts = Counts()
-    desk = Desk(gate, heard.aliases.append, lambda name: name == "signs", lambda: heard.alive)
+    recipients = Recipients(gate, heard.aliases.append, lambda name: name == "signs", lambda: heard.alive)
     sock = bind("127.0.0.1", 0)
-    app = application(desk, Doorkeeper([SECRET], 300), counts, heard.lines.append)
+    app = application(recipients, Doorkeeper([SECRET], 300), counts, heard.lines.append)
     running = server(app, counts, max_connections=8, seconds=1.5)
     thread = threading.Thread(target=running.run, args=([sock],))
     thread.start()
@@ -128,6 +128,15 @@ def test_a_full_queue_is_503_and_the_same_delivery_may_come_again(ask, deliver, 
     assert ask(body=body, headers=headers)[0] == 202
     assert ask(body=body, headers=headers)[0] == 409
     assert refused() == {"queue_full": 1, "replayed": 1}
+
+
+def test_an_error_of_its_own_is_said_and_the_delivery_may_come_again(ask, deliver, serving):
+    headers, body = deliver()
+    serving.versions = None
+    assert ask(body=body, headers=headers)[0] == 500
+    assert "could not be answered: AttributeError" in serving.lines[-1]
+    serving.versions, serving.answer = [], "accepted"
+    assert ask(body=body, headers=headers)[0] == 202
 
 
 def test_large_bodies_are_refused_declared_or_not(serving, refused, eventually, deliver, ask):
