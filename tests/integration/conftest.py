@@ -224,7 +224,7 @@ def production(cli):
     return lambda name: json.loads(cli("status", name, "--json"))["version"]
 
 
-def _wait_until_it_answers(uri, server, log, seconds=120):
+def _wait_until_it_answers(uri, server, log, seconds=240):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if server.poll() is not None:
