@@ -23,6 +23,7 @@ from promotion_gate import __version__
 from promotion_gate.core.errors import (
     ArtifactError,
     GateError,
+    NoAnswer,
     NotInRegistry,
     RegistryConflict,
     RegistryError,
@@ -507,7 +508,14 @@ def _move(
             registry.set_alias(ref.name, alias, ref.version)
             _confirm_move(registry, event)
             both(registry, lambda: registry.finish_event(event_id, "done"), lock.give_back)
-        except GateError:
+        except GateError as error:
+            if isinstance(error, NoAnswer) and not _has_arrived(registry, event):
+                lock.keep()
+                raise NoAnswer(
+                    error.what,
+                    f"whether {ref.name!r} was moved will show: the next command settles it once the lock of"
+                    f" this one is over, within {LEASE.total_seconds():.0f} s",
+                ) from None
             if not _settled_as_done(registry, event, actor, lock):
                 raise
     return Recorded(record, event_id, envelope, tuple(notes), papers.verdict)
@@ -557,6 +565,15 @@ def _settle(registry: Registry, event: Event, actor: Actor) -> Literal["done", "
         return "done"
     registry.finish_event(event.event_id, "undone", note)
     return "undone"
+
+
+def _has_arrived(registry: Registry, event: Event) -> bool:
+    """Whether the alias is where a move of unknown fate meant it to be; else it may get there yet."""
+    pointer = event.pointer
+    try:
+        return registry.model(pointer.name).aliases.get(pointer.alias) == pointer.to_version
+    except GateError:
+        return False
 
 
 def _settled_as_done(registry: Registry, event: Event, actor: Actor, lock: _Lock) -> bool:
@@ -627,6 +644,10 @@ class _Lock:
     def give_back(self) -> None:
         with contextlib.suppress(RegistryError):
             self.release()
+
+    def keep(self) -> None:
+        """Hold on to the lock until its lease is over, beyond the end of this process."""
+        self._holder = None
 
     def take(self) -> Self:
         until = self._actor.clock() + LEASE
