@@ -6,6 +6,7 @@ prints a table; ``--share N`` runs every Nth part. It exits 1 if anything did no
 
 import argparse
 import contextlib
+import itertools
 import multiprocessing
 import os
 import random
@@ -58,10 +59,10 @@ class Tally:
         return f"{self.scenario:38} {self.rounds:6} {len(self.violations):10}  {ended}"
 
 
-def kill_points(world, operation, moment, share=1):
+def kill_points(world, operation, moment, share=1, first=1):
     """SIGKILL to the process at each HTTP call of its own, the call not sent yet or just answered."""
     tally = Tally(f"kill -9 {moment} each call, {operation}")
-    model, number = None, 1
+    model, number = None, first
     while True:
         if model is None or tally.rounds % SERIES == 0:
             model = world.model()
@@ -217,14 +218,14 @@ def restarts(world, server, rounds):
     return tally
 
 
-def proxy_faults(world, kind, share=1, *, lasting=False):
+def proxy_faults(world, kind, share=1, *, lasting=False, operations=OPERATIONS, numbers=None):
     """One request of a promotion or rollback is mistreated, each in turn; or all from there on."""
     tally = Tally(f"proxy: {kind}" + (", from then on" if lasting else ""))
     proxy = Proxy(world.uri)
     try:
-        for operation in OPERATIONS:
-            model, number, rounds = None, 1 + KINDS.index(kind) % share, 0
-            while True:
+        for operation in operations:
+            model = None
+            for rounds, number in enumerate(numbers or itertools.count(1 + KINDS.index(kind) % share, share)):
                 if rounds % SERIES == 0:
                     model = world.model()
                     model.promote(1)
@@ -232,29 +233,32 @@ def proxy_faults(world, kind, share=1, *, lasting=False):
                     model.violations()
                 if operation == "rollback":
                     model.ready_to_roll_back()
-                version = model.next_version()
-                registry = MlflowRegistry(proxy.uri, patience=Patience(call_seconds=4.0))
-                verdict = world.judged(model.name, version)
-                proxy.reset(_plan(kind, number, lasting))
-
-                def work(operation=operation, model=model, registry=registry, verdict=verdict):
-                    if operation == "rollback":
-                        return model.roll_back(registry)
-                    return transition.promote(registry, verdict, PRODUCTION, world.actor)
-
-                told = _told(work)
-                hit = proxy.hits > 0
-                proxy.reset()
-                if not hit:
+                told = _through(proxy, _plan(kind, number, lasting), model, operation)
+                if told is None:
                     break
                 if "late" in kind:
                     time.sleep(LATE_SECONDS + 0.5)
                 tally.count(*_after(model, told), f"{operation}, call {number}")
-                rounds += 1
-                number += share
     finally:
         proxy.close()
     return tally
+
+
+def _through(proxy, plan, model, operation):
+    """How the operation ended; None where it made no such call."""
+    registry = MlflowRegistry(proxy.uri, patience=Patience(call_seconds=4.0))
+    verdict = model.world.judged(model.name, model.next_version())
+    proxy.reset(plan)
+
+    def work():
+        if operation == "rollback":
+            return model.roll_back(registry)
+        return transition.promote(registry, verdict, PRODUCTION, model.world.actor)
+
+    told = _told(work)
+    was_hit = proxy.hits > 0
+    proxy.reset()
+    return told if was_hit else None
 
 
 def _plan(kind, number, lasting):
@@ -353,13 +357,13 @@ def _limit(how):
         signal.signal(signal.SIGXFSZ, ignored)
 
 
-def brief():
+def brief(put=setattr):
     """Shorter waits than an operator's: the faults of a campaign pass quickly or never."""
-    patience.PATIENCE_SECONDS = 12.0
-    patience.STRANGER_SECONDS = 3.0
-    patience.FIRST_PAUSE = 0.05
-    patience.SPENT_SECONDS = 4.0
-    locks.SETTLE_SECONDS = 0.1
+    put(patience, "PATIENCE_SECONDS", 12.0)
+    put(patience, "STRANGER_SECONDS", 3.0)
+    put(patience, "FIRST_PAUSE", 0.05)
+    put(patience, "SPENT_SECONDS", 4.0)
+    put(locks, "SETTLE_SECONDS", 0.1)
 
 
 def run(share, rounds, only):

@@ -23,6 +23,10 @@ from promotion_gate.registry.naming import LOCK_UNTIL
 from promotion_gate.transition import Actor, Judged
 
 PRODUCTION = Production(mirror_stage="always")
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Without it a server starts eight more processes, which run nothing that is asked for here."""
+PATIENT = "--timeout-worker-healthcheck 120"
+"""A worker that a busy machine lets start slowly is not to be taken for dead, and killed while it starts."""
 _names = itertools.count(1)
 
 
@@ -47,9 +51,10 @@ class Server:
         command = [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
             *("--port", str(self.port), "--workers", str(self._workers), *self._options),
+            *("--uvicorn-opts", PATIENT),
         ]
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", **self._environment}
+        environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", **NO_JOBS, **self._environment}
         with (self.folder / "server.log").open("a") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.folder, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -84,17 +89,21 @@ class Server:
 
 
 class World:
-    """The server, seen directly, and the files of four versions that its models share."""
+    """The server, seen directly, and the files of four versions that its models share.
 
-    def __init__(self, uri, folder, *, size=1000, keys=None):
+    ``artifacts`` is where a training run keeps its files; None leaves it to the server.
+    """
+
+    def __init__(self, uri, folder, *, size=1000, keys=None, artifacts=None):
         self.uri = uri
         self.actor = Actor("ada", "ship", keys or Keyring())
         assert self.actor.keys.signing.key_id in self.actor.keys.trusted.keys
         self.registry = MlflowRegistry(uri)
         self._sources = []
         client = self.registry._client
+        experiment = "0" if artifacts is None else client.create_experiment("training", artifacts)
         for version in (1, 2, 3, 4):
-            run = client.create_run("0")
+            run = client.create_run(experiment)
             model = Path(folder) / f"model-{uuid.uuid4().hex[:6]}"
             (model / "data").mkdir(parents=True)
             (model / "MLmodel").write_text("flavors: {}")
