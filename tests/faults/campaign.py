@@ -187,6 +187,14 @@ def _promoter(world, pipe):
 
 def restarts(world, server, rounds):
     """The server is killed while a promotion or a rollback is under way, and started again."""
+    waiting, patience.PATIENCE_SECONDS = patience.PATIENCE_SECONDS, 60.0
+    try:
+        return _restarts(world, server, rounds)
+    finally:
+        patience.PATIENCE_SECONDS = waiting
+
+
+def _restarts(world, server, rounds):
     tally = Tally("server killed (-9) and restarted")
     model = world.model()
     model.promote(1)
