@@ -10,7 +10,7 @@ PEERS_BIN := .venv-peers/bin
 PEERS_READY := .venv-peers/.installed
 PEERS_PIP := $(PEERS_BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-quick test-integration lint bench bench-peers bank bank-tuning bank-test bank-small lock clean
+.PHONY: demo test test-quick test-integration faults lint bench bench-peers bank bank-tuning bank-test bank-small lock clean
 
 demo: $(READY)
 	@$(BIN)/promotion-gate demo
@@ -24,6 +24,11 @@ test-quick: $(READY)
 
 test-integration: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m integration
+
+# Every kill point and every fault of promotion and rollback against real servers: a quarter of an hour.
+# FAULTS holds further options, "--help" among them.
+faults: $(READY)
+	$(BIN)/python tests/faults/campaign.py $(FAULTS)
 
 lint: $(READY)
 	$(BIN)/ruff check

@@ -140,6 +140,10 @@ class Lock:
         with contextlib.suppress(RegistryError):
             self.release()
 
+    def keep(self) -> None:
+        """Hold on to the lock until its lease is over, beyond the end of this process."""
+        self._holder = None
+
     def take(self) -> Self:
         until = self._actor.clock() + LEASE
         holder = LockHolder(secrets.token_hex(16), self._actor.name, until)

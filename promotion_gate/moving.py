@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from promotion_gate import __version__
-from promotion_gate.core.errors import GateError, NotInRegistry, RegistryConflict, SigningError
+from promotion_gate.core.errors import GateError, NoAnswer, NotInRegistry, RegistryConflict, SigningError
 from promotion_gate.core.policy import Production
 from promotion_gate.core.record import sign_record
 from promotion_gate.core.types import NO_DIGEST, AuditRecord, ModelRef, Transition
@@ -126,7 +126,14 @@ def move(
             registry.set_alias(ref.name, alias, ref.version)
             _confirm_move(registry, event)
             both(registry, lambda: registry.finish_event(event_id, "done"), lock.give_back)
-        except GateError:
+        except GateError as error:
+            if isinstance(error, NoAnswer) and not _has_arrived(registry, event):
+                lock.keep()
+                raise NoAnswer(
+                    error.what,
+                    f"whether {ref.name!r} was moved will show: the next command settles it once the lock of"
+                    f" this one is over, within {LEASE.total_seconds():.0f} s",
+                ) from None
             if not _settled_as_done(registry, event, actor, lock):
                 raise
     return Recorded(
@@ -286,6 +293,15 @@ def _closed_what_it_is_about(registry: Registry, event: Event, actor: Actor) -> 
 def _is_dead(event: Event, actor: Actor) -> bool:
     """Whether the process behind an event that moves nothing must be gone, for one who gets the lock."""
     return event.pointer.action in UNDER_LOCK or actor.clock() >= event.at + LEASE
+
+
+def _has_arrived(registry: Registry, event: Event) -> bool:
+    """Whether the alias is where a move of unknown fate meant it to be; else it may get there yet."""
+    pointer = event.pointer
+    try:
+        return registry.model(pointer.name).aliases.get(pointer.alias) == pointer.to_version
+    except GateError:
+        return False
 
 
 def _settled_as_done(registry: Registry, event: Event, actor: Actor, lock: Lock) -> bool:

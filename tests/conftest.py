@@ -63,3 +63,15 @@ def gtsrb_folder():
     if not (folder / "gtsrb32.npz").is_file() or "GATE_TEST_DATA" not in os.environ:
         pytest.skip("real traffic signs are not here: GATE_TEST_DATA names no folder with gtsrb32.npz")
     return folder
+
+
+@pytest.fixture(scope="session")
+def faults():
+    """The module ``faults/campaign.py``: models on a real server, and ways to break what is done to them."""
+    return module_at(Path(__file__).with_name("faults") / "campaign.py")
+
+
+@pytest.fixture(scope="session")
+def parts_of():
+    """The module ``integration/parts.py``: PostgreSQL and an S3 endpoint of a test's own."""
+    return module_at(Path(__file__).with_name("integration") / "parts.py")

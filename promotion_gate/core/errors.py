@@ -106,6 +106,10 @@ class RegistryError(GateError):
     exit_code = ExitCode.REGISTRY
 
 
+class NoAnswer(RegistryError):
+    """The registry gave no usable answer: what was asked for may have been done, or may be done yet."""
+
+
 class RegistryConflict(RegistryError):
     """Somebody else is changing, or has changed, the same model's production version."""
 

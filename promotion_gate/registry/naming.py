@@ -18,6 +18,8 @@ MODEL = PREFIX + "model"
 MODEL_KEY = PREFIX + "model_key"
 VERSION = PREFIX + "version"
 NOTE = PREFIX + "note"
+CALL_TOKEN = PREFIX + "call_token"
+"""Tells the run that one call created from that of a repeat."""
 LOCK_TOKEN = PREFIX + "lock_token"
 LOCK_WHO = PREFIX + "lock_who"
 LOCK_UNTIL = PREFIX + "lock_until"
@@ -57,9 +59,9 @@ def model_key(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def lock_name(name: str) -> str:
-    """The registered model that stands for the lock of model ``name``."""
-    return f"{LOCK_PREFIX}{model_key(name)}"
+def lock_name(name: str, number: int = 0) -> str:
+    """The registered model that stands for the lock of model ``name``, or for one that comes after it."""
+    return f"{LOCK_PREFIX}{model_key(name)}" + (f"-{number}" if number else "")
 
 
 def host_of(uri: str) -> str:

@@ -55,10 +55,13 @@ def mlflow_server(tmp_path_factory):
         *("--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "2"),
         *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
         *("--artifacts-destination", str(folder / "artifacts")),
+        # A worker that starts slowly on a busy machine is not to be taken for dead and killed.
+        *("--uvicorn-opts", "--timeout-worker-healthcheck 120"),
     ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
     environment |= WEBHOOKS_TO_THIS_MACHINE
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # eight processes that nothing here asks for
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True

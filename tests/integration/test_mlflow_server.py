@@ -18,6 +18,7 @@ from promotion_gate.core.types import ModelRef, Outcome
 from promotion_gate.registry.interface import LockHolder
 from promotion_gate.registry.mlflow import MlflowRegistry
 from promotion_gate.registry.naming import lock_name
+from promotion_gate.registry.patience import Patience
 from promotion_gate.transition import Actor, Judged
 
 pytestmark = pytest.mark.integration
@@ -234,7 +235,7 @@ def test_a_server_that_is_gone_at_any_step_ends_with_exit_code_5(mlflow_server, 
     for version in (1, 2):
         transition.promote(registry, judged(registry, name, version), actor=actor)
     gone = MlflowRegistry(mlflow_server)
-    nowhere = MlflowRegistry("http://127.0.0.1:9")
+    nowhere = MlflowRegistry("http://127.0.0.1:9", patience=Patience(repeats=0))
 
     def cut(*arguments, **keywords):
         for method in ("model", "events", "set_alias", "finish_event", "release_lock", "read_file"):

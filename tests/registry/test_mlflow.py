@@ -10,7 +10,7 @@ import pytest
 
 from promotion_gate.core.errors import ExitCode, NotInRegistry, RegistryConflict, RegistryError, UsageError
 from promotion_gate.core.types import ModelRef
-from promotion_gate.registry import mlflow as mlflow_registry
+from promotion_gate.registry import locks
 from promotion_gate.registry.interface import EventPointer, LockHolder
 from promotion_gate.registry.mlflow import MlflowRegistry
 from promotion_gate.registry.naming import lock_name
@@ -144,7 +144,7 @@ def test_a_gate_run_keeps_its_files(registry):
     assert registry.read_file(run_id, "card.html") == b"<html>"
     run = registry._client.get_run(run_id)
     assert (run.info.status, len(run.data.params), len(run.data.metrics)) == ("FINISHED", 120, 250)
-    with pytest.raises(NotInRegistry, match="has no file"):
+    with pytest.raises(NotInRegistry, match="no file"):
         registry.read_file(run_id, "nothing.txt")
 
 
@@ -196,7 +196,7 @@ def test_a_lock_excludes_until_it_is_released(registry):
 
 
 def test_a_lock_falls_with_its_lease_and_its_late_owner_takes_nothing(registry, monkeypatch):
-    monkeypatch.setattr(mlflow_registry, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(locks, "SETTLE_SECONDS", 0)
     dead, heir = holder("dead", seconds=-1), holder("heir")
     registry.acquire_lock(NAME, dead)
     registry.acquire_lock(NAME, heir)
