@@ -43,7 +43,6 @@ bench: $(READY)
 	$(BIN)/python tests/bench/scan.py
 	$(BIN)/python tests/bench/hashing.py
 	$(BIN)/python tests/bench/near.py
-	$(BIN)/python tests/bench/scan.py
 	$(BIN)/python tests/bench/monitor.py
 
 # Published detectors on the models of "make bank-test"; PEERS holds further options, "--help" among them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from datetime import UTC, datetime, timedelta
 
 
@@ -52,34 +51,15 @@ def version(text: str) -> int:
     return int(text)
 
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-
-
-def moment(text: str) -> datetime:
-    """A moment that has passed: ISO 8601, local time where it names no zone, or so long ago: ``10m``."""
-    now = datetime.now().astimezone()
-    ago = re.fullmatch(r"([0-9]{1,6})([smhd])", text, re.ASCII)
-    try:
-        at = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago else datetime.fromisoformat(text)
-        at = at.astimezone()
-    except (ValueError, OverflowError, OSError):
-        raise argparse.ArgumentTypeError(
-            f"not a moment: {text!r:.80}; write 2026-01-31T03:12Z, or 10m for ten minutes ago"
-        ) from None
-    if at > now:
-        raise argparse.ArgumentTypeError(f"lies in the future: {text!r:.80}")
-    return at
-
-
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def duration(text: str) -> float:
-    """Seconds, of ``90s``, ``15m``, ``1h`` or ``1d``."""
-    match = re.fullmatch(r"([0-9]{1,7})([smhd])", text)
-    if match is None or not int(match[1]):
-        raise argparse.ArgumentTypeError(f"not a duration: {text!r:.40}; write 15m, 1h or 1d")
-    return float(int(match[1]) * _SECONDS[match[2]])
+    """Seconds, of ``90s``, ``15m``, ``1.5h`` or ``2d``; at most a year."""
+    number = _float(text[:-1]) * _SECONDS.get(text[-1:], 0)
+    if not 0 < number <= 366 * 86_400:
+        raise argparse.ArgumentTypeError(f"not a length of time: {text!r:.40}; write 90s, 15m, 1h or 2d")
+    return number
 
 
 def instant(text: str) -> float:
@@ -91,12 +71,21 @@ def instant(text: str) -> float:
         raise argparse.ArgumentTypeError(f"not a time: {text!r:.40}; write 2026-05-01T12:00") from None
 
 
-def seconds(text: str) -> float:
-    """A length of time in seconds, from ``90s``, ``5m``, ``1.5h`` or ``2d``."""
-    number = _float(text[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:], 0)
-    if not 0.1 <= number <= 366 * 86400:
-        raise argparse.ArgumentTypeError(f"not a length of time such as 90s, 5m, 1h or 2d: {text!r}")
-    return number
+def moment(text: str) -> datetime:
+    """A moment that has passed: as :func:`instant` reads it, or so long ago: ``10m``."""
+    now = datetime.now(UTC)
+    try:
+        at = now - timedelta(seconds=duration(text))
+    except argparse.ArgumentTypeError:
+        try:
+            at = datetime.fromtimestamp(instant(text), UTC)
+        except (argparse.ArgumentTypeError, ValueError, OverflowError, OSError):
+            raise argparse.ArgumentTypeError(
+                f"not a moment: {text!r:.80}; write 2026-01-31T03:12Z, or 10m for ten minutes ago"
+            ) from None
+    if at > now:
+        raise argparse.ArgumentTypeError(f"lies in the future: {text!r:.80}")
+    return at
 
 
 def _float(text: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from promotion_gate.commands import Command
-from promotion_gate.commands.arguments import jobs, seconds
+from promotion_gate.commands.arguments import duration, jobs
 from promotion_gate.core.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ def add(command: Command) -> None:
     )
     listen.add_argument(
         "--poll",
-        type=seconds,
+        type=duration,
         default=300.0,
         metavar="T",
         help="how often to look without being told (default: 5m)",
     )
     listen.add_argument(
         "--max-age",
-        type=seconds,
+        type=duration,
         default=300.0,
         metavar="T",
         help="refuse deliveries older than this (default: 5m)",
@@ -59,7 +59,7 @@ def add(command: Command) -> None:
     )
     listen.add_argument(
         "--gate-timeout",
-        type=seconds,
+        type=duration,
         default=3600.0,
         metavar="T",
         help="end a gate run that takes longer (default: 1h)",
