@@ -106,7 +106,7 @@ def _watch(args: argparse.Namespace, name: str) -> int:
                 raise
     if last is not None and not args.follow:
         for line in window_lines(last, every=True):
-            say(line)
+            print(line)  # its columns would be lost on say
     if args.json is not None:
         outcomes_json(args.json, name, last, told)
     report.finish()

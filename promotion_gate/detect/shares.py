@@ -88,7 +88,7 @@ def beta_binomial_tails(
 
 
 def share_limits(
-    counts: ArrayLike, totals: ArrayLike, level: float, rho: ArrayLike = 0.0, window: float = 1.0
+    counts: ArrayLike, totals: ArrayLike, level: float, rho: ArrayLike = 0.0, window: ArrayLike = 1.0
 ) -> tuple[Float64, Float64]:
     """The least and the largest share that the baseline does not rule out, each wrong with chance ``level``.
 
@@ -101,7 +101,7 @@ def share_limits(
     """
     from scipy.stats import beta
 
-    effect = 1 + np.maximum(window - 1, 0) * np.asarray(rho, dtype=np.float64)
+    effect = 1 + np.maximum(np.asarray(window, dtype=np.float64) - 1, 0) * np.asarray(rho, dtype=np.float64)
     k = np.asarray(counts, dtype=np.float64) / effect
     n = np.maximum(np.asarray(totals, dtype=np.float64), 1.0) / effect
     rest = np.maximum(n - k, 0.0)

@@ -112,12 +112,8 @@ def confidence_cuts(histogram: Float64, edges: NDArray[np.float32]) -> Cuts:
 
 
 def _limits(hits: Float64, trials: Float64, level: float, rho: Float64, a_window: Float64) -> Float64:
-    high = np.ones(len(hits))
-    for number in range(len(hits)):
-        if trials[number]:
-            _, limit = share_limits(hits[number], trials[number], level, rho[number], float(a_window[number]))
-            high[number] = float(limit)
-    return high
+    _, high = share_limits(hits, trials, level, rho, a_window)
+    return np.where(trials > 0, high, 1.0)
 
 
 def _distance_limits(

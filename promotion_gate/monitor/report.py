@@ -22,7 +22,10 @@ def alarm_lines(outcome: WindowOutcome) -> list[str]:
 
 
 def window_lines(outcome: WindowOutcome, *, every: bool = False) -> list[str]:
-    """One window: a line of facts, and with ``every`` a table of the classes furthest off."""
+    """One window: a line of facts, and with ``every`` a table of the classes furthest off.
+
+    They may go to a terminal as they are.
+    """
     state = "" if outcome.complete else " so far"
     parts = [f"{outcome.predictions:,} predictions of {outcome.model}/{outcome.version}"]
     parts += [f"{n:,} of version {v}" for v, n in sorted(outcome.other_versions.items())[:5]]
@@ -31,7 +34,7 @@ def window_lines(outcome: WindowOutcome, *, every: bool = False) -> list[str]:
     parts.append(f"PSI {outcome.psi:.3f}")
     standing = len(outcome.firing)
     parts.append("no alarm" if not standing else f"{standing} {'alarm' if standing == 1 else 'alarms'}")
-    lines = [f"{_span(outcome.start, outcome.end)}{state}: {', '.join(parts)}"]
+    lines = [_printable(f"{_span(outcome.start, outcome.end)}{state}: {', '.join(parts)}")]
     return lines + _table(outcome) if every else lines
 
 
@@ -93,8 +96,7 @@ def _table(outcome: WindowOutcome) -> list[str]:
 
 def _row(share: ClassShare, named: set[str]) -> tuple[str, ...]:
     mark = "ALARM" if share.name in named else ""
-    # A name's control characters would put the columns out of line.
-    name = "".join(c if c.isprintable() else " " for c in share.name)
+    name = _printable(share.name)
     return (
         name if len(name) <= 40 else f"{name[:39]}…",
         f"{share.count:,}",
@@ -102,6 +104,10 @@ def _row(share: ClassShare, named: set[str]) -> tuple[str, ...]:
         f"{share.sigma:+.1f}",
         mark,
     )
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _span(start: datetime, end: datetime) -> str:
