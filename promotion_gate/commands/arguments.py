@@ -66,9 +66,12 @@ def instant(text: str) -> float:
     """Seconds since the epoch, of an ISO 8601 time; UTC unless it says otherwise."""
     try:
         found = datetime.fromisoformat(text)
-        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        at = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
     except (ValueError, OverflowError):
-        raise argparse.ArgumentTypeError(f"not a time: {text!r:.40}; write 2026-05-01T12:00") from None
+        at = -1.0
+    if at < 0:
+        raise argparse.ArgumentTypeError(f"not a time: {text!r:.40}; write 2026-05-01T12:00")
+    return at
 
 
 def moment(text: str) -> datetime:
