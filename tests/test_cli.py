@@ -282,7 +282,7 @@ def test_verify_names_every_link_and_the_broken_one(place, tmp_path, capsys):
     assert code == 0, said
     *links, last = said.splitlines()
     assert last == "signs/2 is verified"
-    names = ("alias", "promotion", "record", "verdict", "policy", "bytes", "standing")
+    names = ("alias", "promotion", "record", "verdict", "policy", "bytes", "standing", "history")
     assert [line.split(":")[0] for line in links] == [f"ok {name}" for name in names]
 
     code, said, _ = run(capsys, "verify", "signs/2", "--policy", "gate.toml", "--tracking-uri", store)
