@@ -53,6 +53,8 @@ def mlflow_server(tmp_path_factory):
     command = [
         *(sys.executable, "-m", "mlflow", "server"),
         *("--host", "127.0.0.1", "--port", uri.rpartition(":")[2], "--workers", "2"),
+        # A worker that imports for longer than this is ended, which a busy machine makes it do.
+        *("--uvicorn-opts", "--timeout-worker-healthcheck 120"),
         *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
         *("--artifacts-destination", str(folder / "artifacts")),
         # A worker that starts slowly on a busy machine is not to be taken for dead and killed.

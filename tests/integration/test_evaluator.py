@@ -80,7 +80,7 @@ def test_metrics_of_the_evaluator_can_be_validated(evaluate, register, home, cli
     assert paths == {
         f"promotion-gate/{f}" for f in ("card.html", "findings.json", "policy.toml", "verdict.json")
     }
-    assert right.artifacts["card.html"].content.startswith("<!doctype html>")
+    assert right.artifacts["card.html"].content.startswith("<!DOCTYPE html>")
     verdict = json.loads(right.artifacts["verdict.json"].content)
     assert verdict == {"model": f"{name}/1", "outcome": "PROMOTE"}
     assert json.loads(cli("history", name, "--json"))["events"] == []

@@ -65,7 +65,7 @@ def test_gate_and_rollback_entry_points(gate_cli, cli, production, register, hom
 
     log = home / "it's $(touch pwned).jsonl"
     start = time.time() - 7200
-    rows = [{"time": start + 60 * i, "class": CLASSES[i % 3], "confidence": 0.99} for i in range(110)]
+    rows = [{"time": start + 60 * i, "class": CLASSES[i % 3]} for i in range(110)]
     log.write_text("".join(json.dumps({**row, "version": 1}) + "\n" for row in rows))
     done = project("monitor", f"name={name}", f"log={log}", "window=30m")
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
