@@ -72,7 +72,8 @@ class Ledger:
                     f"the {entry.record.action} record of {entry.record.ref} speaks of another event",
                     f"the tags of {run} were altered",
                 )
-            undone = entry.event.state == "undone" and entry.event.pointer.moves
+            event = entry.event
+            undone = event.state == "undone" and event.pointer.moves and not event.supposed
             if undone and entry.event.event_id not in closed:
                 raise SigningError(
                     f"the {entry.record.action} of {entry.record.ref} is marked as undone, and no signed"

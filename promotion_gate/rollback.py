@@ -148,7 +148,7 @@ def plan_rollback(
     notes, supposed = [], []
     for event in events:
         state = state_of(registry, event, acting) if event.state == "begun" else None
-        supposed.append(event if state is None else replace(event, state=state))
+        supposed.append(event if state is None else replace(event, state=state, supposed=True))
         if state is not None:
             pointer = event.pointer
             notes.append(

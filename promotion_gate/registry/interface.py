@@ -83,7 +83,8 @@ class EventPointer:
 class Event:
     """One event as found in the registry.
 
-    ``note`` says who finished or undid an event whose own process had died.
+    ``note`` says who finished or undid an event whose own process had died. ``supposed`` marks a state that
+    a plan foresees; a registry never says so.
     """
 
     event_id: str
@@ -91,6 +92,7 @@ class Event:
     state: EventState
     at: datetime
     note: str = ""
+    supposed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
