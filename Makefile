@@ -38,6 +38,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python tests/bench/bench.py
+	$(BIN)/python tests/bench/rollback.py
 	$(BIN)/python tests/bench/scaling.py
 	$(BIN)/python tests/bench/scan.py
 	$(BIN)/python tests/bench/hashing.py

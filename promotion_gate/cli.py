@@ -5,20 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate import __version__
 from promotion_gate.commands import (
+    alerts,
     dbom,
+    monitor,
     posture,
-    production,
     progress_lines,
     records,
     say,
     scan,
+    transitions,
     validate,
     vendor,
 )
@@ -26,20 +27,19 @@ from promotion_gate.commands.arguments import jobs, seed, share
 from promotion_gate.core.errors import ExitCode, GateError, UsageError
 
 if TYPE_CHECKING:
-    from promotion_gate.core.policy import Production
     from promotion_gate.registry.interface import Registry
 
 EXIT_CODES = """exit codes:
   0  done
   2  wrong usage, policy or input
-  3  rejected
+  3  rejected, or drift
   4  held for a person
   5  registry conflict, or the registry cannot be reached"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = _parser().parse_args(arguments)
+    args = _parser().parse_args(vendor.spelled_out(sys.argv[1:] if arguments is None else arguments))
     handler: Callable[[argparse.Namespace], int] = args.handler
     try:
         _refuse_undecodable(args)
@@ -180,35 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     calibrate.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
-    for name, text in (
-        ("approve", "promote a version that the gate held"),
-        ("reject", "refuse a version that the gate held"),
-    ):
-        rule = command(name, _rule, text)
-        rule.add_argument("version", metavar="NAME/VERSION")
-        _reason(rule)
-        _production(rule)
-
-    rollback = command("rollback", _rollback, "move production back to the last good version")
-    rollback.add_argument("name", metavar="NAME")
-    rollback.add_argument(
-        "--to", type=_version, metavar="V", help="this version instead of the last good one"
-    )
-    rollback.add_argument(
-        "--unsafe-unsigned", action="store_true", help="with --to: go back although no trusted record vouches"
-    )
-    _reason(rollback)
-    _production(rollback)
-
-    status = command("status", _status, "what is in production, and what waits")
-    status.add_argument("name", metavar="NAME")
-    status.add_argument("--json", action="store_true", help="for programs")
-    _production(status)
-
-    history = command("history", _history, "who moved what, when, why, and with which digest")
-    history.add_argument("name", metavar="NAME")
-    history.add_argument("--json", action="store_true", help="for programs")
-
+    transitions.add(command)
     card = command("card", _card, "fetch the newest card of a version and print its path")
     card.add_argument("model", metavar="MODEL", help="models:/name/7, models:/name@production or name/7")
     card.add_argument("--dir", type=Path, default=Path(), metavar="D", help="where to put it (default: here)")
@@ -263,6 +235,8 @@ def _parser() -> argparse.ArgumentParser:
     posture.add(command)
     validate.add(command)
     vendor.add(command)
+    monitor.add(command)
+    alerts.add(command)
     return parser
 
 
@@ -273,36 +247,10 @@ def _drill_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on standard error")
 
 
-def _reason(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--reason", required=True, metavar="TEXT", help="why; it goes into the history")
-
-
-def _production(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--alias", default="production", help="the alias that serving reads (default: production)"
-    )
-    parser.add_argument(
-        "--mirror-stage",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help="whether the legacy stage follows (default: where the model uses stages)",
-    )
-
-
-def _version(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"not a version number: {text!r}")
-    return int(text)
-
-
 def _registry(args: argparse.Namespace) -> Registry:
     from promotion_gate.registry.mlflow import MlflowRegistry
 
     return MlflowRegistry(args.tracking_uri, args.registry_uri)
-
-
-def _alias(args: argparse.Namespace) -> Production:
-    return production(args.alias, args.mirror_stage)
 
 
 def _demo(args: argparse.Namespace) -> int:
@@ -488,54 +436,6 @@ def _write_files(args: argparse.Namespace, run: object) -> None:
                 f"the verdict is {run.verdict.outcome}, but {path} cannot be written: {error.strerror}",
                 f"the gate run {run.report.gate_run_id} holds the same files",
             ) from None
-
-
-def _rule(args: argparse.Namespace) -> int:
-    from promotion_gate import transition
-    from promotion_gate.core.types import ModelRef
-    from promotion_gate.operators import moved_message
-
-    rule = transition.approve if args.command == "approve" else transition.reject
-    recorded = rule(
-        _registry(args), ModelRef.parse(args.version), reason=args.reason, production=_alias(args)
-    )
-    print(moved_message(recorded))
-    return ExitCode.DONE
-
-
-def _rollback(args: argparse.Namespace) -> int:
-    from promotion_gate.operators import moved_message
-    from promotion_gate.transition import rollback
-
-    clock = time.monotonic()
-    recorded = rollback(
-        _registry(args),
-        args.name,
-        to=args.to,
-        reason=args.reason,
-        production=_alias(args),
-        unsafe_unsigned=args.unsafe_unsigned,
-    )
-    print(moved_message(recorded, time.monotonic() - clock))
-    return ExitCode.DONE
-
-
-def _status(args: argparse.Namespace) -> int:
-    from promotion_gate.operators import status_json, status_text
-    from promotion_gate.transition import status
-
-    facts = status(_registry(args), args.name, _alias(args))
-    print(status_json(facts) if args.json else status_text(facts))
-    return ExitCode.DONE
-
-
-def _history(args: argparse.Namespace) -> int:
-    from promotion_gate.operators import history_json, history_text
-    from promotion_gate.transition import history
-
-    entries = history(_registry(args), args.name)
-    print(history_json(args.name, entries) if args.json else history_text(entries))
-    return ExitCode.DONE
 
 
 def _card(args: argparse.Namespace) -> int:

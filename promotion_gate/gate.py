@@ -42,11 +42,13 @@ from promotion_gate.core.types import (
     Verdict,
 )
 from promotion_gate.evidence.interface import ForwardPass
+from promotion_gate.monitor.interface import BASELINE_FILE, Baseline
 from promotion_gate.registry.interface import ATTESTATION_FILE, RECORD_FILE, VERDICT_FILE, Registry
 from promotion_gate.transition import (
     Actor,
     Judged,
     Recorded,
+    note_foreign_moves,
     promote,
     record_verdict,
     recover,
@@ -107,6 +109,7 @@ class _Examined:
     files: Sequence = ()  # type: ignore[type-arg]
     model_format: str = "unknown"
     sandbox: str = "the model was not loaded"
+    baseline: Baseline | None = None
 
 
 def run_gate(
@@ -144,6 +147,9 @@ def run_gate(
             progress(line)
         # What a dead process left may have moved production.
         resolved = _resolve(registry, model_uri, policy) if settled else resolved
+        for noted in note_foreign_moves(registry, resolved.candidate.ref.name, policy.production, actor):
+            progress(noted.record.reason)
+            settled.append(noted.record.reason)
         resolved = _vouched(registry, resolved, policy, actor)
     run_id = registry.start_gate_run(resolved.candidate.ref, {"policy_digest": policy.digest})
     try:
@@ -158,7 +164,8 @@ def run_gate(
         card, findings = _render(report)
         _log(registry, report, card, findings)
         progress("record")
-        recorded = _conclude(registry, report, card, policy, actor, promoting)
+        baseline = _log_baseline(registry, run_id, examined.baseline, actor)
+        recorded = _conclude(registry, report, card, baseline, policy, actor, promoting)
         recorded = replace(recorded, notes=(*settled, *recorded.notes))
     except BaseException:
         _close_failed(registry, run_id)
@@ -332,6 +339,7 @@ def _examine(
         )
         progress("pass every image through the models")
         findings += _first_passes(evidence, loaded)
+        examined = replace(examined, baseline=_baseline(evidence))
         findings += _run_checks(checks, evidence, progress)
     return examined
 
@@ -421,6 +429,19 @@ def _first_passes(evidence: object, loaded: Finding) -> list[Finding]:
     if all(f.check != "inputs" for f in found):
         found.append(Finding.inconclusive("inputs", "not all images were read, because the model failed"))
     return found
+
+
+def _baseline(evidence: GateEvidence) -> Baseline | None:
+    """How the candidate answers on the holdout, for monitoring; None where it did not answer."""
+    from promotion_gate.core.record import now
+    from promotion_gate.monitor.baseline import holdout_baseline
+
+    candidate = evidence.candidate
+    try:
+        answers = evidence.holdout_pass
+    except (ModelError, InputError):
+        return None
+    return holdout_baseline(candidate.ref, candidate.digest, evidence.class_names, answers, now())
 
 
 def _steady(evidence: GateEvidence, loaded: Finding) -> Finding:
@@ -593,8 +614,25 @@ def _log(registry: Registry, report: Report, card: bytes, findings: bytes) -> No
     )
 
 
+def _log_baseline(registry: Registry, run_id: str, baseline: Baseline | None, actor: Actor) -> str:
+    """Sign and store the baseline; its SHA-256 goes into the record. Empty where there is none."""
+    from promotion_gate.monitor.baseline import sign_baseline
+
+    if baseline is None:
+        return ""
+    content = sign_baseline(baseline, actor.keys.signing)
+    registry.log_file(run_id, BASELINE_FILE, content)
+    return hashlib.sha256(content).hexdigest()
+
+
 def _conclude(
-    registry: Registry, report: Report, card: bytes, policy: Policy, actor: Actor, promoting: bool
+    registry: Registry,
+    report: Report,
+    card: bytes,
+    baseline: str,
+    policy: Policy,
+    actor: Actor,
+    promoting: bool,
 ) -> Recorded:
     candidate, verdict = report.candidate, report.verdict
     judged = Judged(
@@ -607,6 +645,7 @@ def _conclude(
         card_sha256=hashlib.sha256(card).hexdigest(),
         gate_run_id=report.gate_run_id,
         unsafe=report.unsafe,
+        baseline_sha256=baseline,
     )
     if promoting and verdict.outcome is Outcome.PROMOTE:
         return promote(registry, judged, policy.production, actor)

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from promotion_gate.core.errors import GateError, NotInRegistry, UsageError
-from promotion_gate.core.types import AuditRecord
+from promotion_gate.core.types import NO_DIGEST, AuditRecord, ForeignMove
+from promotion_gate.foreign import foreign_line
+from promotion_gate.journal import Recorded
 from promotion_gate.registry.interface import Registry
-from promotion_gate.transition import Recorded, StatusFacts
+from promotion_gate.rollback import RollbackPlan, duration
+from promotion_gate.status import StatusFacts
 from promotion_gate.vouching import HistoryEntry
 
 CARD_FILE = "card.html"
@@ -40,6 +43,8 @@ def moved_message(recorded: Recorded, seconds: float | None = None) -> str:
     if move is None:
         word = {"reject": "rejected", "hold": "held", "revoke": "revoked"}.get(record.action, record.action)
         lines.append(f"{word} {record.ref}{took}; production is unchanged")
+    elif record.action == "accept":
+        lines.append(f"accepted {record.ref}: {move.alias} stays where it was found")
     else:
         word = {"rollback": "rolled back", "approve": "approved and promoted"}.get(record.action, "promoted")
         before = "none" if move.from_version is None else str(move.from_version)
@@ -49,23 +54,40 @@ def moved_message(recorded: Recorded, seconds: float | None = None) -> str:
     return "\n".join(map(plain, lines))
 
 
+def planned_message(plan: RollbackPlan) -> str:
+    """What a rollback would do, for the operator who asked before doing it."""
+    name = plan.ref.name
+    before = "none" if plan.from_version is None else str(plan.from_version)
+    lines = [
+        *(f"note: {note}" for note in plan.notes),
+        f"would roll back {name}: {plan.alias} would be version {plan.ref.version}, is {before}",
+        f"digest {plan.digest}, taken just now" + "".join(f" [{unsafe}]" for unsafe in plan.unsafe),
+        "nothing was moved or written",
+    ]
+    return "\n".join(map(plain, lines))
+
+
 def status_text(facts: StatusFacts) -> str:
     """The status of one model, for a person."""
     name = facts.name
     version = "no version" if facts.version is None else f"version {facts.version}"
     lines = [f"{name}: {facts.alias} is {version}"]
     advice: set[int] = set()  # the lines that are indented
-    if facts.moved_elsewhere:
-        lines.append(
-            "warning: the alias was not put there by the gate; the version may never have been judged"
-        )
+    if facts.foreign is not None:
+        lines.append(f"warning: {foreign_line(name, facts.foreign)}; the version may never have been judged")
+        ways = _ways_to_settle(facts)
+        advice.update(range(len(lines), len(lines) + len(ways)))
+        lines += ways
     elif facts.last_move is not None:
         lines.append(_how_it_came(facts.last_move))
     if facts.version in facts.revoked:
         lines.append(f"warning: version {facts.version} was revoked; roll back")
-    if facts.in_production_stage is not None and list(facts.in_production_stage) != [facts.version]:
-        staged = ", ".join(map(str, facts.in_production_stage)) or "no version"
+    stage = facts.in_production_stage
+    is_told = facts.foreign is not None and facts.foreign.stage is not None
+    if stage is not None and list(stage) != [facts.version] and not is_told:
+        staged = ", ".join(map(str, stage)) or "no version"
         lines.append(f"warning: the legacy stage Production holds {staged}")
+    lines += _at_a_glance(facts)
     for entry in facts.held:
         version_name = f"{name}/{entry.event.pointer.version}"
         reason = entry.record.reason if entry.record else entry.problem
@@ -78,6 +100,33 @@ def status_text(facts: StatusFacts) -> str:
         for event in facts.unfinished
     ]
     return "\n".join("  " * (number in advice) + plain(line) for number, line in enumerate(lines))
+
+
+def _ways_to_settle(facts: StatusFacts) -> list[str]:
+    name = shlex.quote(plain(facts.name))
+    ways = [f'promotion-gate rollback {name} --reason "…"']
+    if facts.version is not None:
+        ways.append(f'promotion-gate recover {name} --accept-foreign --reason "…"')
+    return ways
+
+
+def _at_a_glance(facts: StatusFacts) -> list[str]:
+    """The rest of a model's life, a line each; what there is nothing to say of is left out."""
+    lines = []
+    if facts.candidate is not None:
+        lines.append(f"candidate: version {facts.candidate}")
+    if facts.version is not None or facts.last_good is not None:
+        last_good = "none" if facts.last_good is None else f"version {facts.last_good}"
+        lines.append(f"last good: {last_good}")
+    if facts.revoked:
+        lines.append(f"revoked: {', '.join(map(str, facts.revoked))}")
+    if facts.drift:
+        lines.append(f"drift: {facts.drift}")
+    if facts.mttr is not None:
+        count = len(facts.recovery_seconds)
+        times = "one rollback" if count == 1 else f"{count} rollbacks"
+        lines.append(f"mean time to recovery: {duration(facts.mttr)}, over {times}")
+    return lines
 
 
 def status_json(facts: StatusFacts) -> str:
@@ -93,6 +142,12 @@ def status_json(facts: StatusFacts) -> str:
             "revoked": list(facts.revoked),
             "unfinished": [event.event_id for event in facts.unfinished],
             "in_production_stage": facts.in_production_stage,
+            "candidate": facts.candidate,
+            "last_good": facts.last_good,
+            "foreign": None if facts.foreign is None else _foreign_json(facts.foreign),
+            "drift": facts.drift,
+            "mttr_seconds": facts.mttr,
+            "recoveries": len(facts.recovery_seconds),
         }
     )
 
@@ -152,24 +207,36 @@ def _how_it_came(entry: HistoryEntry) -> str:
     if record is None:
         return f"warning: {entry.problem}"
     when = record.at.isoformat(timespec="seconds")
-    return (
-        f"{record.action} by {record.user}@{record.host} at {when}, digest {record.digest}: {record.reason}"
-    )
+    unsafe = f" [{', '.join(record.unsafe)}]" if record.unsafe else ""
+    who = f"{record.user}@{record.host}"
+    return f"{record.action} by {who} at {when}, digest {record.digest}{unsafe}: {record.reason}"
 
 
 def _row(entry: HistoryEntry) -> tuple[str, ...]:
     pointer, record = entry.event.pointer, entry.record
     what = pointer.action if entry.event.state == "done" else f"{pointer.action} ({entry.event.state})"
-    moved = f"{pointer.from_version or 'none'} -> {pointer.to_version}" if pointer.moves else "unchanged"
+    tells = pointer.moves or pointer.action == "foreign"
+    moved = f"{pointer.from_version or 'none'} -> {pointer.to_version or 'none'}" if tells else "unchanged"
     if record is None:
         when, who, digest = entry.event.at, "?", "?"
         why = f"RECORD NOT VERIFIED: {plain(entry.problem)}"
     else:
-        when, who, digest = record.at, f"{record.user}@{record.host}", record.digest[:12]
+        who = f"{record.user}@{record.host}"
+        who = f"unknown, seen by {who}" if record.action == "foreign" else who
+        when, digest = record.at, "-" if record.digest == NO_DIGEST else record.digest[:12]
         unsafe = f"[{', '.join(record.unsafe)}] " if record.unsafe else ""
-        why = unsafe + plain(record.reason, _REASON_WIDTH)
+        why = unsafe + (_seen(record.foreign) if record.foreign else plain(record.reason, _REASON_WIDTH))
     at = when.isoformat(sep=" ", timespec="seconds")
     return at, what, str(pointer.version), moved, plain(who, 40), digest, why
+
+
+def _seen(found: ForeignMove) -> str:
+    staged = (
+        ""
+        if found.stage is None
+        else f"; stage Production holds {', '.join(map(str, found.stage)) or 'none'}"
+    )
+    return f"changed past the gate{staged}"
 
 
 def _entry_json(entry: HistoryEntry) -> dict[str, Any]:
@@ -200,10 +267,23 @@ def _record_json(record: AuditRecord) -> dict[str, Any]:
         "policy_digest": record.policy_digest,
         "card_sha256": record.card_sha256,
         "verdict_sha256": record.verdict_sha256,
+        "baseline_sha256": record.baseline_sha256,
         "gate_run_id": record.gate_run_id,
         "gate_version": record.gate_version,
         "champion": record.champion,
         "unsafe": list(record.unsafe),
+        "foreign": None if record.foreign is None else _foreign_json(record.foreign),
+        "about": record.about,
+        "alarm_at": None if record.alarm_at is None else record.alarm_at.isoformat(),
+    }
+
+
+def _foreign_json(found: ForeignMove) -> dict[str, Any]:
+    return {
+        "alias": found.alias,
+        "from": found.from_version,
+        "to": found.to_version,
+        "stage": None if found.stage is None else list(found.stage),
     }
 
 

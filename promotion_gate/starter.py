@@ -126,4 +126,12 @@ required = false
 # Where the model and the data come from, with the data's real SHA-256.
 [checks.provenance]
 required = false
+# With a data bill of materials, every data set that the run declared is followed to its entry; with a folder
+# of the trainers' public keys (*.pub), the chain from their signature to the data is followed link by link.
+# [checks.provenance.options]
+# dbom = "dbom.json"
+# trainers = "trainers"
+# [checks.provenance.bounds]
+# unregistered_datasets = { max = 0 }
+# unverified_links = { max = 0 }
 """

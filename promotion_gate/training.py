@@ -194,7 +194,7 @@ def attest(
     from promotion_gate.core.keys import SigningKey, load_signing_key, read_signing_key
     from promotion_gate.core.record import now
     from promotion_gate.evidence.digest import digest_folder
-    from promotion_gate.provenance.attest import code_commit, sign_attestation
+    from promotion_gate.provenance.attest import code_commit, sign_attestation, uncommitted_code
     from promotion_gate.registry.run_inputs import active_run, download_model, log_attestation
 
     document = read_dbom(find_dbom(dbom))
@@ -211,8 +211,18 @@ def attest(
     with tempfile.TemporaryDirectory(prefix="promotion-gate-") as folder:
         place = Path(model)
         files, _ = digest_folder(place if place.is_dir() else download_model(os.fspath(model), Path(folder)))
-    commit = code_commit(document.folder if code is None else Path(code))
-    envelope = sign_attestation(files, document, entries, signer, commit=commit, run_id=run, finished=now())
+    home = document.folder if code is None else Path(code)
+    commit = code_commit(home)
+    envelope = sign_attestation(
+        files,
+        document,
+        entries,
+        signer,
+        commit=commit,
+        uncommitted=uncommitted_code(home) if commit else (),
+        run_id=run,
+        finished=now(),
+    )
     if out is not None:
         try:
             Path(out).write_bytes(envelope)
@@ -252,16 +262,10 @@ def _declare(document: Dbom, entry: DbomEntry, context: str) -> None:
 
 
 def _refuse_outside(images: ImageDataset, path: Path, name: str) -> None:
-    """A manifest may name files anywhere, and only those of the set were verified."""
-    from promotion_gate.data.imagefolder import FileImages
+    """Only the files of the set were verified."""
+    from promotion_gate.data.imagefolder import files_outside
 
-    root = path if path.is_dir() else path.parent
-    outside = (
-        [p for p in images.paths if not Path(p).is_relative_to(root)]
-        if isinstance(images, FileImages)
-        else []
-    )
-    if outside:
+    if outside := files_outside(images, path if path.is_dir() else path.parent):
         raise InputError(
             f"the data set {name} names a file that is not part of it: {outside[0]!r:.200}",
             "register the folder that holds both the manifest and the images",

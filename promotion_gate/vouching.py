@@ -1,8 +1,8 @@
 """What vouches for a version: the signed records of its history, the verdict behind them, and its bytes.
 
 The links, in order: the event that promoted the version, its record's signature, the verdict it rests on,
-the policy of that verdict, the bytes, and that nobody revoked it since. Whatever serves a model or goes back
-to one asks here first. Nothing is moved or finished here.
+the policy of that verdict, the bytes, that nobody revoked it, and that the history since is whole. Whatever
+serves a model or goes back to one asks here first. Nothing is moved or finished here.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ from promotion_gate.core.policy import Production
 from promotion_gate.core.record import verify_record
 from promotion_gate.core.types import NO_DIGEST, AuditRecord, ModelRef, Outcome
 from promotion_gate.core.verdict_summary import VerdictSummary, verify_verdict
+from promotion_gate.ledger import Ledger, read_ledger, revocations_beside, speaks_of
 from promotion_gate.registry.interface import RECORD_FILE, VERDICT_FILE, Event, ModelFacts, Registry
 
 DEFAULT_PRODUCTION = Production()
+RULINGS = ("promote", "approve", "reject", "hold")
+"""The actions that are a word on a version; the others only tell what happened to production."""
 _A = TypeVar("_A")
 _B = TypeVar("_B")
 
@@ -102,14 +105,18 @@ def vouch(
     RegistryError: the registry cannot be reached. A broken link is no error but stands in the answer.
     """
     digested = found_digest or (lambda: artifact_digest(registry, ref))
-    stated, found = both(
+    (stated, ledger), found = both(
         registry,
-        lambda: _stated(registry, ref, events, alias, trusted, policy_digest),
+        lambda: (
+            _stated(registry, ref, events, alias, trusted, policy_digest),
+            read_ledger(registry, events, trusted),
+        ),
         lambda: _attempted(digested),
     )
     if stated.broken is not None:
         # A revocation stands above whatever else is wrong: no switch-off gets past it.
-        return replace(stated, broken=_revocation(registry, ref, found, events, trusted) or stated.broken)
+        revoked = _revocation(registry, ref, found, events, trusted, ledger)
+        return replace(stated, broken=revoked or stated.broken)
     try:
         if isinstance(found, GateError):
             raise found
@@ -117,10 +124,27 @@ def vouch(
             raise changed(ref, stated.digest, found)
         links = [*stated.links, Link("bytes", f"SHA-256 {found}")]
         stated = replace(stated, links=links)
-        links.append(_not_revoked(registry, ref, stated.digest, events, trusted))
+        links.append(_not_revoked(registry, ref, stated.digest, events, trusted, ledger))
+        links.append(_whole(ref, stated.record, ledger))
     except (ArtifactError, SigningError, NotInRegistry) as error:
         return replace(stated, broken=error)
     return replace(stated, links=links)
+
+
+def vouch_on_paper(
+    registry: Registry, ref: ModelRef, events: Sequence[Event], alias: str, trusted: TrustedKeys
+) -> Vouched:
+    """Follow the links behind a version as :func:`vouch` does, but for the bytes, which are not looked at."""
+    stated = _stated(registry, ref, events, alias, trusted, "")
+    if stated.broken is not None or stated.record is None:
+        return stated
+    try:
+        ledger = read_ledger(registry, events, trusted)
+        standing = _not_revoked(registry, ref, stated.record.digest, events, trusted, ledger)
+        whole = _whole(ref, stated.record, ledger)
+    except (ArtifactError, SigningError) as error:
+        return replace(stated, broken=error)
+    return replace(stated, links=[*stated.links, standing, whole])
 
 
 def vouched_version(
@@ -160,6 +184,10 @@ def vouched_version(
                 "put it back with 'promotion-gate rollback'",
             )
             return Vouched(ref, (), broken=broken)
+        try:
+            read_record(registry, moves[-1], keys)
+        except SigningError as error:
+            return Vouched(ref, (), broken=error)
     digested = None if found_digest is None else (lambda: found_digest(ref))
     vouched = vouch(
         registry,
@@ -200,20 +228,7 @@ def read_record(registry: Registry, event: Event, trusted: TrustedKeys) -> Audit
     except NotInRegistry:
         raise SigningError(f"{what} is missing from run {event.event_id}") from None
     record = verify_record(content, trusted, name=what)
-    moved = record.transition
-    said = (
-        record.sequence,
-        record.action,
-        record.ref,
-        None if moved is None else (moved.alias, moved.from_version, moved.to_version),
-    )
-    pointed = (
-        pointer.sequence,
-        pointer.action,
-        ModelRef(pointer.name, pointer.version),
-        (pointer.alias, pointer.from_version, pointer.to_version) if pointer.moves else None,
-    )
-    if said != pointed:
+    if not speaks_of(record, pointer):
         raise SigningError(
             f"{what} speaks of another event", f"the tags of run {event.event_id} were altered"
         )
@@ -259,9 +274,7 @@ def last_verdict(events: Sequence[Event], version: int) -> Event | None:
     found = [
         event
         for event in events
-        if event.state == "done"
-        and event.pointer.version == version
-        and event.pointer.action not in ("rollback", "revoke")
+        if event.state == "done" and event.pointer.version == version and event.pointer.action in RULINGS
     ]
     return found[-1] if found else None
 
@@ -295,25 +308,25 @@ def changed(ref: ModelRef, expected: str, found: str) -> ArtifactError:
 
 
 def require_not_revoked(
-    registry: Registry, ref: ModelRef, digest: str, events: Sequence[Event], trusted: TrustedKeys
+    registry: Registry,
+    ref: ModelRef,
+    digest: str,
+    events: Sequence[Event],
+    trusted: TrustedKeys,
+    ledger: Ledger | None = None,
 ) -> None:
-    """Refuse a version that was revoked, or whose bytes were under another version's number.
+    """Refuse a version that was revoked, or whose bytes were under another number or name.
+
+    What the records say counts, not the tags of their runs. ``ledger`` is the history by its records, where
+    it has been read.
 
     Raises
     ------
-    ArtifactError: it was revoked.
-    SigningError: an event says so, but its record does not verify. Doubt counts as revoked.
+    ArtifactError: it was revoked, or an event says so without a record that verifies.
+    SigningError: a revocation beside the trusted keys does not verify.
     """
-    for event in events:
-        if event.pointer.action != "revoke" or event.state == "undone":
-            continue
-        if event.pointer.version == ref.version:
-            record = read_record(registry, event, trusted)
-        else:
-            try:
-                record = read_record(registry, event, trusted)
-            except SigningError:
-                continue
+    ledger = ledger or read_ledger(registry, events, trusted)
+    for record in (*ledger.revocations(), *revocations_beside(trusted)):
         if record.ref == ref or record.digest == digest != NO_DIGEST:
             as_what = "" if record.ref == ref else f" as {record.ref}, with the same bytes,"
             raise ArtifactError(
@@ -321,6 +334,9 @@ def require_not_revoked(
                 f" {record.at.isoformat(timespec='seconds')}: {record.reason}",
                 "nothing serves or returns to a revoked version",
             )
+    doubtful = ledger.doubtful_revocation(ref.version)
+    if doubtful is not None:
+        raise ArtifactError(f"{ref} may have been revoked: {doubtful.problem}", "doubt counts as revoked")
 
 
 def _stated(
@@ -359,7 +375,7 @@ def _promotion(ref: ModelRef, events: Sequence[Event], alias: str) -> Event:
     promotions = [
         event
         for event in done_moves(events, alias)
-        if event.pointer.action != "rollback" and event.pointer.to_version == ref.version
+        if event.pointer.action in ("promote", "approve") and event.pointer.to_version == ref.version
     ]
     if not promotions:
         raise SigningError(f"{ref} was never promoted by the gate", "see 'promotion-gate history'")
@@ -380,9 +396,14 @@ def _verdict(registry: Registry, event: Event, record: AuditRecord, trusted: Tru
 
 
 def _not_revoked(
-    registry: Registry, ref: ModelRef, digest: str, events: Sequence[Event], trusted: TrustedKeys
+    registry: Registry,
+    ref: ModelRef,
+    digest: str,
+    events: Sequence[Event],
+    trusted: TrustedKeys,
+    ledger: Ledger,
 ) -> Link:
-    require_not_revoked(registry, ref, digest, events, trusted)
+    require_not_revoked(registry, ref, digest, events, trusted, ledger)
     last = last_verdict(events, ref.version)
     if last is None or last.pointer.action != "reject":
         return Link("standing", "not revoked")
@@ -390,13 +411,23 @@ def _not_revoked(
     return Link("standing", f"not revoked, but rejected when it was gated again at {at}")
 
 
+def _whole(ref: ModelRef, promotion: AuditRecord | None, ledger: Ledger) -> Link:
+    assert promotion is not None
+    ledger.require_whole(promotion.sequence)
+    return Link("history", f"whole since the {promotion.action} of {ref}, entry {promotion.sequence}")
+
+
 def _revocation(
-    registry: Registry, ref: ModelRef, found: str | GateError, events: Sequence[Event], trusted: TrustedKeys
+    registry: Registry,
+    ref: ModelRef,
+    found: str | GateError,
+    events: Sequence[Event],
+    trusted: TrustedKeys,
+    ledger: Ledger,
 ) -> ArtifactError | None:
+    digest = NO_DIGEST if isinstance(found, GateError) else found
     try:
-        require_not_revoked(
-            registry, ref, NO_DIGEST if isinstance(found, GateError) else found, events, trusted
-        )
+        require_not_revoked(registry, ref, digest, events, trusted, ledger)
     except ArtifactError as error:
         return error
     except SigningError:

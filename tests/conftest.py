@@ -1,4 +1,4 @@
-"""What several rooms need: real traffic signs, from the folder that GATE_TEST_DATA names."""
+"""What several rooms need: a model in a registry in memory, and real traffic signs from GATE_TEST_DATA."""
 
 import importlib.util
 import os
@@ -18,6 +18,25 @@ def module_at(path):
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def worlds():
+    """The module ``world.py``: a model in memory and somebody who acts on it."""
+    return module_at(Path(__file__).with_name("world.py"))
+
+
+@pytest.fixture(scope="session")
+def keyring(tmp_path_factory):
+    """A key that trusts itself alone."""
+    from promotion_gate.core.keys import own_keyring
+
+    return own_keyring(tmp_path_factory.mktemp("keys") / "signing-key.pem")
+
+
+@pytest.fixture
+def world(worlds, keyring):
+    return worlds.World(keyring)
 
 
 @pytest.fixture(scope="session")

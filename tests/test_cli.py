@@ -297,7 +297,7 @@ def test_verify_names_every_link_and_the_broken_one(place, tmp_path, capsys):
     assert (told["model"], told["verified"], told["digest"]) == ("signs/2", False, None)
     assert "have changed" in told["broken"]
 
-    assert refused(capsys, "verify", "signs/1", "--trust", "config", "--tracking-uri", store)[0] == 5
+    assert refused(capsys, "verify", "signs/1", "--trust", "config", "--tracking-uri", store)[0] == 2
 
     code, said, _ = run(capsys, "revoke", "signs/1", "--reason", "poisoned", "--tracking-uri", store)
     assert code == 0
@@ -308,12 +308,87 @@ def test_verify_names_every_link_and_the_broken_one(place, tmp_path, capsys):
     assert registry.model("signs").aliases == {"production": 2}
 
 
+def test_an_operators_night(tmp_path, capsys):
+    """A change by hand, the plan, the way back, waiting in vain, and what history and status say of it."""
+    store = new_store(tmp_path)
+    registry, _ = promoted(store)
+    uri = ("--tracking-uri", store)
+    assert run(capsys, "recover", "signs", *uri)[:2] == (0, "nothing to recover\n")
+    registry.set_alias("signs", "production", 1)
+    code, line = refused(capsys, "rollback", "signs", "--reason", "odd", *uri)
+    assert code == 5
+    assert "'--to 2' goes back to where the gate left it" in line
+    code, line = refused(capsys, "recover", "signs", *uri)
+    assert code == 5
+    assert "which named version 2, was moved to version 1 past the gate" in line
+    code, said, _ = run(capsys, "recover", "signs", "--accept-foreign", "--reason", "bob did", *uri)
+    assert (code, said.splitlines()[0]) == (0, "accepted signs/1: production stays where it was found")
+    code, said, _ = run(capsys, "recover", "signs", "--accept-foreign", "--reason", "again", *uri)
+    assert (code, said) == (0, "nothing to accept: production is as the gate left it\n")
+
+    plan = ("rollback", "signs", "--to", "2", "--reason", "odd", "--dry-run", *uri)
+    code, said, _ = run(capsys, *plan)
+    assert code == 0
+    assert "would be version 2, is 1" in said
+    assert registry.model("signs").aliases == {"production": 1}
+    late = ("--since", "10m", "--wait-for", f"{NOBODY}/health", "--wait-seconds", "0.1")
+    code, said, error = run(capsys, "rollback", "signs", "--to", "2", "--reason", "odd", *late, *uri)
+    assert code == 5
+    assert said.startswith("rolled back signs: production is version 2, was 1")
+    assert "IS moved to version 2" in error
+    code, said, _ = run(capsys, "rollback", "signs", "--to", "1", "--reason", "odd", "--since", "1h", *uri)
+    assert code == 0
+    assert said.splitlines()[-1].startswith("time to recovery 1 h 0 min: alias 'production' was moved")
+
+    told = json.loads(run(capsys, "status", "signs", "--json", *uri)[1])
+    assert (told["version"], told["recoveries"], told["foreign"], told["candidate"]) == (1, 1, None, None)
+    assert told["mttr_seconds"] >= 3600
+    actions = [
+        event["action"] for event in json.loads(run(capsys, "history", "signs", "--json", *uri)[1])["events"]
+    ]
+    assert actions == ["promote", "promote", "foreign", "accept", "rollback", "rollback", "restored"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("recover", "signs", "--reason", "x"),
+        ("recover", "signs", "--unsafe-unsigned"),
+        ("recover", "signs", "--accept-foreign"),
+        ("rollback", "signs", "--reason", "x", "--wait-for", "file:///etc/passwd"),
+        ("rollback", "signs", "--reason", " ", "--dry-run"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_moved(store, capsys, arguments):
+    assert refused(capsys, *arguments, "--tracking-uri", store)[0] == 2
+
+
+@pytest.mark.parametrize(
+    "since", ["yesterday", "2999-01-01", "10", "-5m", "1e9d", "999999d" * 9, "0001-01-01"]
+)
+def test_a_moment_that_is_none_is_wrong_usage(capsys, since):
+    code, out, err = run(capsys, "rollback", "signs", "--reason", "x", f"--since={since}", "--dry-run")
+    assert (code, out) == (2, "")
+    assert "--since" in err
+
+
+def test_moments_are_read():
+    from datetime import UTC, datetime, timedelta
+
+    from promotion_gate.commands.arguments import moment
+
+    assert moment("2026-01-31T03:12Z") == datetime(2026, 1, 31, 3, 12, tzinfo=UTC)
+    assert moment("2026-01-31T03:12").tzinfo is not None
+    before = datetime.now(UTC)
+    assert before <= moment("10m") + timedelta(minutes=10) <= datetime.now(UTC)
+
+
 def test_keygen_makes_a_pair_and_never_over_another(place, capsys):
     code, said, _ = run(capsys, "keygen", "ci.pem")
     assert code == 0
     assert said.splitlines()[0] == "private key: ci.pem"
     before = (place / "ci.pem").read_bytes()
     code, line = refused(capsys, "keygen", "ci.pem")
-    assert code == 5
+    assert code == 2
     assert "exists already" in line
     assert (place / "ci.pem").read_bytes() == before

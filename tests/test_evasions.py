@@ -237,6 +237,7 @@ def test_names_in_a_pickle_are_followed_through_the_memo():
         "channels:\n- conda-forge\n",
         "torch==2.13.0\n",
         "I am text.\n",
+        "PyTorch model of signs\nSee the card.\n",
         "cos\nsin\n",
         "{}",
         ".",

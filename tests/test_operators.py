@@ -97,7 +97,7 @@ def test_status_shows_what_waits_and_how_to_approve_it(store, actor):
 
 def test_status_of_a_model_that_the_gate_never_saw(store, actor):
     text = operators.status_text(status(store, actor))
-    assert text == "traffic signs: production is no version"
+    assert text == "traffic signs: production is no version\ncandidate: version 3"
 
 
 def test_status_warns_of_a_move_outside_the_gate_and_of_strayed_stages(store, actor):
@@ -106,7 +106,11 @@ def test_status_warns_of_a_move_outside_the_gate_and_of_strayed_stages(store, ac
     store.versions[ModelRef(NAME, 2)] = replace(store.versions[ModelRef(NAME, 2)], stage="Production")
     text = operators.status_text(status(store, actor))
     assert "production is version 3" in text
-    assert "warning: the alias was not put there by the gate" in text
+    assert (
+        "warning: alias 'production' of 'traffic signs', which named version 1, was moved to version 3"
+        in text
+    )
+    assert "  promotion-gate recover 'traffic signs' --accept-foreign --reason" in text
     assert "warning: the legacy stage Production holds 2" in text
 
 

@@ -67,7 +67,7 @@ def test_the_command_table_is_that_of_help(capsys):
 def test_every_command_shown_in_a_block_exists(capsys):
     known = commands(capsys)
     blocks = "\n".join(re.findall(r"```\w*\n(.*?)```", README, re.DOTALL))
-    shown = re.findall(r"\bpromotion-gate ((?:drill |dbom )?[a-z][a-z-]*)", blocks)
+    shown = re.findall(r"\bpromotion-gate ((?:drill |dbom |vendor |alerts )?[a-z][a-z-]*)", blocks)
     assert shown
     assert set(shown) <= known.keys()
     options = set(re.findall(r"(?<!\S)(--[a-z-]+)", "\n".join(re.findall(r"promotion-gate .*", blocks))))

@@ -1,7 +1,9 @@
 """The model in production for serving code: verified, then loaded from the bytes that were verified."""
 
+import contextlib
 import io
 import json
+import threading
 import warnings
 
 import pytest
@@ -12,6 +14,9 @@ from promotion_gate import transition
 from promotion_gate.core.errors import ArtifactError, SigningError
 from promotion_gate.core.keys import TRUSTED_VARIABLE, own_keyring
 from promotion_gate.core.types import ModelRef, Outcome
+from promotion_gate.evidence import worker
+from promotion_gate.evidence.artifacts import VerifiedArtifacts
+from promotion_gate.evidence.loader import load_to_serve
 from promotion_gate.registry.memory import MemoryRegistry, MemoryStore
 from promotion_gate.serving import UnverifiedModelWarning, load, load_from
 from promotion_gate.transition import Actor, Judged
@@ -108,3 +113,33 @@ def test_refused_files_are_refused_here_too(store, keys):
         pytest.raises(ArtifactError, match="the model's files are refused"),
     ):
         load_from(MemoryRegistry(store), "signs/1", unsafe_unsigned=True)
+
+
+def test_an_exported_program_answers_eval(tmp_path):
+    """Serving code calls it on whatever it loads."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 2), torch.nn.Dropout()).eval()
+    torch.export.save(torch.export.export(network, (torch.zeros(1, 3, 2, 2),)), tmp_path / "model.pt2")
+    files = VerifiedArtifacts(tmp_path, (), "", "pt2", "model.pt2", {})
+    model = load_to_serve(files)
+    assert not model.training
+    assert model.eval() is model
+    images = torch.ones(1, 3, 2, 2)
+    assert torch.equal(model(images), network(images))
+    with pytest.raises(NotImplementedError, match="no training mode"):
+        model.train()
+
+
+def test_two_that_load_at_once_leave_torch_as_it_was():
+    before, inside = torch.load, threading.Barrier(2, timeout=5)
+
+    def hold():
+        with contextlib.suppress(threading.BrokenBarrierError), worker._tensors_only():
+            assert torch.load is not before
+            inside.wait(0.2)
+
+    threads = [threading.Thread(target=hold) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.load is before

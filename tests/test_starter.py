@@ -20,9 +20,13 @@ def test_it_refuses_a_trigger_and_an_inaccurate_model():
 
 
 def test_what_it_shows_in_comments_can_be_used():
-    commented = re.compile(r'^# (?=\[[a-z.]+\]$|[a-z_]+ = (?:["\[0-9]|true$|false$))', re.MULTILINE)
+    commented = re.compile(r'^# (?=\[[a-z.]+\]$|[a-z_]+ = (?:["\[{0-9]|true$|false$))', re.MULTILINE)
     policy = parse_policy(commented.sub("", STARTER_POLICY))
     assert policy.input.layout == "NCHW"
     assert policy.input.embedding_layer == "fc"
     assert policy.data.class_names == ["stop", "yield"]
     assert policy.unsafe == ("unsafe_allow_pickle",)
+    provenance = policy.checks["provenance"]
+    assert provenance.options == {"dbom": "dbom.json", "trainers": "trainers"}
+    assert set(provenance.bounds) == {"unregistered_datasets", "unverified_links"}
+    assert chosen_checks(policy)

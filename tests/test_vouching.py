@@ -7,10 +7,16 @@ from dataclasses import replace
 import pytest
 
 from promotion_gate import transition
-from promotion_gate.core.errors import ArtifactError, RegistryConflict, SigningError, UsageError
-from promotion_gate.core.keys import own_keyring
+from promotion_gate.core.errors import (
+    ArtifactError,
+    RegistryConflict,
+    RegistryError,
+    SigningError,
+    UsageError,
+)
+from promotion_gate.core.keys import Keyring, own_keyring
 from promotion_gate.core.types import ModelRef, Outcome
-from promotion_gate.registry.interface import RECORD_FILE, VERDICT_FILE
+from promotion_gate.registry.interface import RECORD_FILE, VERDICT_FILE, EventPointer
 from promotion_gate.registry.memory import MemoryRegistry, MemoryStore
 from promotion_gate.transition import Actor, Judged
 from promotion_gate.vouching import vouched_version
@@ -86,6 +92,7 @@ def test_a_promoted_version_verifies_link_by_link(store, keys):
         "policy",
         "bytes",
         "standing",
+        "history",
     ]
     assert vouched.digest == transition.artifact_digest(MemoryRegistry(store), ModelRef(NAME, 1))
     assert verify(store, keys, f"{NAME}/1", policy_digest=POLICY).broken is None
@@ -249,4 +256,119 @@ def test_a_rejection_since_is_told_and_breaks_nothing(store, keys):
     transition.record_verdict(MemoryRegistry(store), again, actor=actor(store, keys))
     vouched = verify(store, keys)
     assert vouched.broken is None
-    assert "rejected when it was gated again" in vouched.links[-1].said
+    assert "rejected when it was gated again" in vouched.links[-2].said
+
+
+# What a writer to the tracking server can do to the runs of history, without a key.
+
+
+def event_of(store, action, version):
+    (found,) = [
+        e for e in store.events.values() if (e.pointer.action, e.pointer.version) == (action, version)
+    ]
+    return found
+
+
+def retag(store, event, **changes):
+    store.events[event.event_id] = replace(event, pointer=replace(event.pointer, **changes))
+
+
+def two_promoted(store, keys):
+    promote(store, keys, 1)
+    promote(store, keys, 2)
+
+
+def forged_rollback(store):
+    pointer = EventPointer(NAME, 1, "rollback", "production", 3, from_version=2, to_version=1)
+    registry = MemoryRegistry(store)
+    registry.finish_event(registry.begin_event(pointer, b"{}"), "done")
+
+
+def ended_promotion(store):
+    event = event_of(store, "promote", 2)
+    store.events[event.event_id] = replace(event, state="undone")
+
+
+def relabelled_promotion(store):
+    retag(store, event_of(store, "promote", 2), action="hold", from_version=None, to_version=None)
+
+
+@pytest.mark.parametrize("forge", [forged_rollback, ended_promotion, relabelled_promotion])
+def test_production_is_not_taken_back_without_a_key(store, keys, forge):
+    two_promoted(store, keys)
+    forge(store)
+    store.aliases[NAME]["production"] = 1
+    assert isinstance(verify(store, keys).broken, SigningError)
+    if forge is not forged_rollback:  # which nobody signed, and which says nothing of version 1
+        assert isinstance(verify(store, keys, f"{NAME}/1").broken, SigningError)
+
+
+def retagged_version(store, event):
+    retag(store, event, version=99)
+
+
+def retagged_action(store, event):
+    retag(store, event, action="hold")
+
+
+def ended(store, event):
+    store.events[event.event_id] = replace(event, state="undone")
+
+
+def emptied(store, event):
+    store.runs[event.event_id].files[RECORD_FILE] = b"{}"
+
+
+@pytest.mark.parametrize("forge", [retagged_version, retagged_action, ended, emptied])
+def test_a_revocation_is_not_taken_back_without_a_key(store, keys, forge):
+    two_promoted(store, keys)
+    revoke(store, keys, 1)
+    forge(store, event_of(store, "revoke", 1))
+    assert isinstance(verify(store, keys, f"{NAME}/1").broken, ArtifactError), "no switch-off gets past it"
+    with pytest.raises(ArtifactError, match="revoked"):
+        rollback(store, keys, to=1, unsafe_unsigned=True)
+
+
+def test_a_record_taken_from_between_two_is_missed(store, keys):
+    promote(store, keys, 1)
+    revoke(store, keys, 2)
+    promote(store, keys, 3)
+    del store.events[event_of(store, "revoke", 2).event_id]
+    broken = verify(store, keys, f"{NAME}/1").broken
+    assert "no trusted record of its entry 2; somebody took it away" in str(broken)
+    assert verify(store, keys).broken is None, "it was promoted after the gap"
+
+
+def test_a_revocation_beside_the_keys_outlives_the_registry(store, keys, tmp_path):
+    promote(store, keys, 1)
+    recorded = revoke(store, keys, 1)
+    store.events.clear()
+    store.aliases["others"] = {}
+    store.add_version(ModelRef("others", 1), store.artifacts[ModelRef(NAME, 1)])
+    trusted = replace(keys.trusted, folder=tmp_path)
+    elsewhere = Actor("ada", "ship", Keyring(keys.signing, trusted), lambda: store.clock)
+    ref = ModelRef("others", 1)
+    same = Judged(ref, recorded.record.digest, Outcome.PROMOTE, "good", None, POLICY)
+    (tmp_path / "signs-1.revoked.json").write_bytes(recorded.envelope)
+    with pytest.raises(ArtifactError, match="was revoked as signs/1, with the same bytes"):
+        transition.promote(MemoryRegistry(store), same, actor=elsewhere)
+    (tmp_path / "signs-1.revoked.json").write_bytes(b"{}")
+    with pytest.raises(SigningError, match=r"signs-1\.revoked\.json"):
+        transition.promote(MemoryRegistry(store), same, actor=elsewhere)
+    (tmp_path / "signs-1.revoked.json").unlink()
+    transition.promote(MemoryRegistry(store), same, actor=elsewhere)
+
+
+def test_a_move_that_failed_leaves_a_history_that_is_whole(store, keys):
+    promote(store, keys, 1)
+
+    def failing(number, name):
+        if name == "set_alias":
+            raise RegistryError("no answer")
+
+    with pytest.raises(RegistryError):
+        transition.promote(MemoryRegistry(store, before=failing), judged(store, 2), actor=actor(store, keys))
+    assert event_of(store, "promote", 2).state == "undone"
+    assert verify(store, keys).broken is None
+    promote(store, keys, 3)
+    assert verify(store, keys, f"{NAME}/1").broken is None

@@ -117,7 +117,9 @@ class Provenance:
         trainers = read_public_keys(home / self.options.trainers)
         source = evidence.policy.data.training
         training = home / source.path if source is not None else None
-        return follow(evidence.attestation, trainers, evidence.files, evidence.run, dbom, training)
+        return follow(
+            evidence.attestation, trainers, evidence.files, evidence.run, dbom, training, evidence.training
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+from datetime import datetime, timedelta
 
 
 def seed(text: str) -> int:
@@ -41,6 +43,32 @@ def positive(text: str) -> float:
     if not 0 < number < 1e9:
         raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
     return number
+
+
+def version(text: str) -> int:
+    """The number of a model version."""
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"not a version number: {text!r}")
+    return int(text)
+
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def moment(text: str) -> datetime:
+    """A moment that has passed: ISO 8601, local time where it names no zone, or so long ago: ``10m``."""
+    now = datetime.now().astimezone()
+    ago = re.fullmatch(r"([0-9]{1,6})([smhd])", text, re.ASCII)
+    try:
+        at = now - timedelta(**{_UNITS[ago[2]]: int(ago[1])}) if ago else datetime.fromisoformat(text)
+        at = at.astimezone()
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(
+            f"not a moment: {text!r:.80}; write 2026-01-31T03:12Z, or 10m for ten minutes ago"
+        ) from None
+    if at > now:
+        raise argparse.ArgumentTypeError(f"lies in the future: {text!r:.80}")
+    return at
 
 
 def _float(text: str) -> float:

@@ -37,7 +37,7 @@ def add(command: Command) -> None:
     added.add_argument(
         "--status",
         choices=("vetted", "quarantined"),
-        help="verified loads refuse what is quarantined (default: vetted for a path, quarantined for a URL)",
+        help="verified loads refuse what is quarantined (default: as before, else vetted, a URL quarantined)",
     )
     added.add_argument("--reason", default="", metavar="TEXT", help="why; it goes into the entry")
     added.add_argument("--replace", action="store_true", help="state an entry of that name anew")
@@ -49,6 +49,13 @@ def add(command: Command) -> None:
     )
     _document(added)
     _quiet(added)
+
+    vetted = command(
+        "vet", _vet, "vet a quarantined entry whose bytes were looked at", registry=False, within=within
+    )
+    vetted.add_argument("name", metavar="NAME")
+    vetted.add_argument("--reason", required=True, metavar="TEXT", help="who looked, and at what; it is kept")
+    _document(vetted)
 
     removed = command("remove", _remove, "take an entry out; the data stays", registry=False, within=within)
     removed.add_argument("name", metavar="NAME")
@@ -74,6 +81,7 @@ def add(command: Command) -> None:
     covered.add_argument(
         "--min", type=percentage, default=0.0, metavar="P", help="exit 3 below P %% (default: 0)"
     )
+    covered.add_argument("--mirror", action="store_true", help="read the mirror's copies instead")
     covered.add_argument(
         "--code", type=Path, metavar="PATH", help="count what its code brings in and is not registered, too"
     )
@@ -147,7 +155,7 @@ def _add(args: argparse.Namespace) -> int:
         origin=args.origin or (args.data if remote else ""),
         mirror=args.mirror,
         license=args.license,
-        vetting=args.status or ("quarantined" if remote else "vetted"),
+        vetting=args.status,
         reason=args.reason,
     )
     dbom = _place(args, to_write=True)
@@ -158,6 +166,20 @@ def _add(args: argparse.Namespace) -> int:
         entry = add_path(dbom, Path(args.data), about, replacing=args.replace, progress=tell)
     say(f"{entry.name} {entry.version}: {_extent(entry)}, {entry.vetting}")
     say(f"SHA-256 {entry.sha256}")
+    say(f"wrote {dbom}")
+    if remote and entry.vetting != "vetted":
+        from promotion_gate.provenance.cache import cached_place
+
+        say(f'look at {cached_place(entry)}, then: promotion-gate dbom vet {entry.name} --reason "…"')
+    return ExitCode.DONE
+
+
+def _vet(args: argparse.Namespace) -> int:
+    from promotion_gate.provenance.register import vet
+
+    dbom = _place(args)
+    entry = vet(dbom, args.name, args.reason)
+    say(f"{entry.name} {entry.version}: vetted, SHA-256 {entry.sha256}")
     say(f"wrote {dbom}")
     return ExitCode.DONE
 
@@ -194,15 +216,16 @@ def _list(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from promotion_gate.provenance.dbom import read_dbom
-    from promotion_gate.provenance.load import verify_mirror
-    from promotion_gate.provenance.verify import verify_local
+    from promotion_gate.provenance.hashing import LONG_BYTES
+    from promotion_gate.provenance.load import verify_anywhere, verify_mirror
 
     dbom = read_dbom(_place(args))
     tell = progress_lines(quiet=args.quiet)
-    verify = verify_mirror if args.mirror else verify_local
+    verify = verify_mirror if args.mirror else verify_anywhere
     checks = []
     for entry in dbom.chosen(args.names):
-        tell(f"{entry.name}: {_extent(entry)}")
+        if entry.size >= LONG_BYTES:
+            tell(f"{entry.name}: {_extent(entry)}")
         checks.append(verify(dbom, entry, tell))
         _say_check(checks[-1])
     wrong = sum(not check.verified for check in checks)
@@ -213,7 +236,9 @@ def _verify(args: argparse.Namespace) -> int:
 def _say_check(check: DataCheck) -> None:
     entry = check.entry
     if check.verified:
-        say(f"{entry.name} {entry.version}: verified, {_extent(entry)}")
+        where = f", at {check.where}" if "://" in check.where else ""
+        quarantined = "; quarantined" * (entry.vetting != "vetted")
+        say(f"{entry.name} {entry.version}: verified, {_extent(entry)}{where}{quarantined}")
         return
     lines = check.differences
     say(f"{entry.name} {entry.version}: NOT VERIFIED")
@@ -225,20 +250,23 @@ def _say_check(check: DataCheck) -> None:
 
 def _coverage(args: argparse.Namespace) -> int:
     from promotion_gate.provenance.dbom import read_dbom
-    from promotion_gate.provenance.verify import coverage, verify_local
+    from promotion_gate.provenance.load import verify_anywhere, verify_mirror
+    from promotion_gate.provenance.verify import coverage
 
     dbom = read_dbom(_place(args))
     tell = progress_lines(quiet=args.quiet)
     unregistered = () if args.code is None else _unregistered(args.code, dbom.path)
-    covered = coverage([verify_local(dbom, entry, tell) for entry in dbom.entries.values()], unregistered)
+    verify = verify_mirror if args.mirror else verify_anywhere
+    covered = coverage([verify(dbom, entry, tell) for entry in dbom.entries.values()], unregistered)
     for check in covered.checks:
+        if check.entry.vetting != "vetted":
+            say(f"quarantined: {check.entry.name} {check.entry.version}: nobody vetted it")
         if not check.verified:
             say(f"not verified: {check.entry.name} {check.entry.version}: {check.differences[0]}")
     for name in covered.unregistered:
         say(f"not registered: {name}")
     total = len(covered.checks) + len(covered.unregistered)
-    good = sum(check.verified for check in covered.checks)
-    say(f"checksum coverage: {covered.percent:.1f} % ({good} of {total} data sets)")
+    say(f"checksum coverage: {covered.percent:.1f} % ({covered.covered} of {total} data sets)")
     return ExitCode.REJECTED if covered.percent < args.min else ExitCode.DONE
 
 
@@ -299,17 +327,32 @@ def _attest(args: argparse.Namespace) -> int:
 
     from promotion_gate.training import attest
 
-    if not args.run and args.out is None:
-        raise UsageError("nowhere to put the attestation", "name a run with --run, or a file with --out")
     if args.tracking_uri:
         os.environ["MLFLOW_TRACKING_URI"] = args.tracking_uri
-    attest(args.model, args.data, key=args.key, dbom=args.dbom, run_id=args.run, code=args.code, out=args.out)
+    run = args.run or ("" if args.out is not None else _training_run(args.model))
+    attest(args.model, args.data, key=args.key, dbom=args.dbom, run_id=run, code=args.code, out=args.out)
     say(f"attested {args.model} from {', '.join(args.data)}")
-    if args.run:
-        say(f"stored with run {args.run}")
+    if run:
+        say(f"stored with run {run}")
     if args.out is not None:
         say(f"wrote {args.out}")
     return ExitCode.DONE
+
+
+def _training_run(model: str) -> str:
+    """The run behind a registered version, which is where the gate looks for its attestation."""
+    from promotion_gate.core.types import ModelRef
+    from promotion_gate.registry.mlflow import MlflowRegistry
+
+    nowhere = UsageError("nowhere to put the attestation", "name a run with --run, or a file with --out")
+    try:
+        ref = ModelRef.parse(model)
+    except UsageError:
+        raise nowhere from None
+    run = MlflowRegistry().version(ref).run_id
+    if not run:
+        raise nowhere
+    return run
 
 
 def _extent(entry: DbomEntry) -> str:

@@ -41,6 +41,12 @@ def add(command: Command) -> None:
     revoke.add_argument("version", metavar="NAME/VERSION")
     revoke.add_argument("--reason", required=True, metavar="TEXT", help="why; it goes into the history")
     revoke.add_argument(
+        "--out",
+        type=Path,
+        metavar="F",
+        help="write the signed revocation as well, NAME.revoked.json beside trusted keys holds everywhere",
+    )
+    revoke.add_argument(
         "--alias", default="production", help="the alias that serving reads (default: production)"
     )
 
@@ -52,6 +58,8 @@ def _keygen(args: argparse.Namespace) -> int:
     key = make_key_pair(path)
     say(f"private key: {path}")
     say(f"public key:  {path.with_suffix('.pub')}, id {key.key_id}")
+    if any((parent / ".git").exists() for parent in path.absolute().parents):
+        say("note: the private key lies in a git repository; keep it out of every commit")
     say(f"others trust it once they have put the public key into {trusted_folder()}")
     return ExitCode.DONE
 
@@ -103,10 +111,13 @@ def _as_json(vouched: Vouched) -> str:
 
 def _revoke(args: argparse.Namespace) -> int:
     from promotion_gate.core.types import ModelRef
+    from promotion_gate.core.writing import require_writable, write_bytes
     from promotion_gate.operators import moved_message
     from promotion_gate.registry.mlflow import MlflowRegistry
     from promotion_gate.transition import revoke
 
+    if args.out is not None:
+        require_writable(args.out)
     recorded = revoke(
         MlflowRegistry(args.tracking_uri, args.registry_uri),
         ModelRef.parse(args.version),
@@ -114,4 +125,7 @@ def _revoke(args: argparse.Namespace) -> int:
         production=production(args.alias),
     )
     print(moved_message(recorded))
+    if args.out is not None:
+        write_bytes(args.out, recorded.envelope)
+        say(f"wrote {args.out}")
     return ExitCode.DONE

@@ -29,6 +29,7 @@ def add(command: Command) -> None:
     validate.add_argument(
         "--expect-out", type=Path, metavar="F", help="with --profile: write expectations to start from"
     )
+    _force(validate, "--expect-out")
     validate.add_argument(
         "--holdout", default="", metavar="DATA", help="the holdout, to find what leaked from it"
     )
@@ -61,6 +62,7 @@ def add(command: Command) -> None:
         metavar="F",
         help="default: contact-sheet.html",
     )
+    _force(audit, "--out")
     audit.add_argument("--seed", type=seed, default=0, help="another seed draws other rows (default: 0)")
     audit.add_argument(
         "--findings", type=Path, metavar="F", help="the JSON report of a gate run: the rows it names lead"
@@ -79,6 +81,16 @@ def _data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--expect", type=Path, metavar="F", help="expectations; their table data says how to read"
     )
+
+
+def _force(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--force", action="store_true", help=f"with {what}: replace an existing file")
+
+
+def _require_new(path: Path, args: argparse.Namespace) -> None:
+    """What a person may have worked on is not written over: expectations, a sheet with marks."""
+    if path.exists() and not args.force:
+        raise UsageError(f"{path} exists already", "--force replaces it, or name another file")
 
 
 def _work(parser: argparse.ArgumentParser) -> None:
@@ -127,8 +139,8 @@ def _profile(args: argparse.Namespace) -> int:
     for path in (args.html, args.json, args.metadata, args.expect_out):
         if path is not None:
             require_writable(path)
-    if args.expect_out is not None and args.expect_out.exists():
-        raise UsageError(f"{args.expect_out} exists already", "remove it, or name another file")
+    if args.expect_out is not None:
+        _require_new(args.expect_out, args)
     reading = _reading(args)
     found = validate(
         args.data, None, holdout=args.holdout, previous=args.previous, jobs=args.jobs, reading=reading,
@@ -204,6 +216,7 @@ def _audit_sample(args: argparse.Namespace) -> int:
     if not 2 <= args.n <= MOST_IMAGES:
         raise UsageError(f"cannot show {args.n:,} images", f"choose 2 to {MOST_IMAGES:,} with -n")
     require_writable(args.out)
+    _require_new(args.out, args)
     reading = _reading(args)
     progress = progress_lines(quiet=args.quiet)
     dataset = open_data(reading.source(args.data, reading.split))

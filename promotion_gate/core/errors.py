@@ -70,6 +70,12 @@ class Unregistered(GateError):
     exit_code = ExitCode.REJECTED
 
 
+class RefusedData(GateError):
+    """Data from outside is refused: its archive is hostile, or somebody rejected it before."""
+
+    exit_code = ExitCode.REJECTED
+
+
 class ArtifactError(GateError):
     """A model's files are refused: changed, unreadable or of a kind that the policy does not allow."""
 
@@ -84,6 +90,12 @@ class ModelError(GateError):
 
 class SigningError(GateError):
     """A signature is missing, foreign or wrong, or a key cannot be used."""
+
+    exit_code = ExitCode.REGISTRY
+
+
+class ServingError(GateError):
+    """Production was moved, and the code that serves has not followed."""
 
     exit_code = ExitCode.REGISTRY
 

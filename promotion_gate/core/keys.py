@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate.core.envelope import one_line
-from promotion_gate.core.errors import SigningError
+from promotion_gate.core.errors import SigningError, UsageError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -134,12 +135,13 @@ def load_trusted_keys(folder: Path | None = None) -> TrustedKeys:
 
     Raises
     ------
-    SigningError: a key file there is unreadable or not a public key, or ``folder`` holds none.
+    SigningError: a key file there is unreadable or not a public key.
+    UsageError: ``folder`` holds none.
     """
     if folder is not None:
         named = read_public_keys(folder)
         if not named.keys:
-            raise SigningError(f"no trusted keys in {folder}", "put public keys there as NAME.pub")
+            raise UsageError(f"no trusted keys in {folder}", "put public keys there as NAME.pub")
         return named
     own = {public.keyid: public for public in _own_public_keys()}
     others = read_public_keys(trusted_folder())
@@ -176,13 +178,14 @@ def make_key_pair(path: Path) -> SigningKey:
 
     Raises
     ------
-    SigningError: either file exists already, or cannot be written.
+    UsageError: either file exists already.
+    SigningError: they cannot be written.
     """
     for file in (path, path.with_suffix(".pub")):
         if file.exists() or file.is_symlink():
-            raise SigningError(f"{file} exists already, and is kept", "name another file")
+            raise UsageError(f"{file} exists already, and is kept", "name another file")
     if path.suffix == ".pub":
-        raise SigningError(f"{path} would be the public key's name", "name it NAME.pem")
+        raise UsageError(f"{path} would be the public key's name", "name it NAME.pem")
     _create_key(path)
     return SigningKey(_signer(_private_key(path)), str(path))
 
@@ -285,7 +288,11 @@ def _strong(key: object) -> bool:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        # Without blocking: what lies among the trusted keys may be a pipe that nobody writes to.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise SigningError(f"the key {path} is no plain file", "replace or remove it")
             return file.read(MAX_KEY_BYTES)
     except OSError as error:
         raise SigningError(f"cannot read the key {path}: {error.strerror}") from None
@@ -313,7 +320,7 @@ def _create_key(path: Path) -> None:
         _publish(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
         winner = _private_key(path).public_key()
         public = winner.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-        _publish(path.with_suffix(".pub"), public)
+        _publish(path.with_suffix(".pub"), public, mode=0o644)
     except OSError as error:
         raise SigningError(
             f"cannot write a signing key to {path}: {error.strerror}",
@@ -321,14 +328,15 @@ def _create_key(path: Path) -> None:
         ) from None
 
 
-def _publish(path: Path, content: bytes) -> None:
-    """Make the file appear whole and private (mode 0600), unless there is one already."""
+def _publish(path: Path, content: bytes, mode: int = 0o600) -> None:
+    """Make the file appear whole, and private unless ``mode`` says otherwise, if there is none already."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         try:
             path.hardlink_to(temporary)

@@ -16,7 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from promotion_gate.core.envelope import STATEMENT_TYPE, canonical, first_fault, seal, unseal
 from promotion_gate.core.errors import SigningError
-from promotion_gate.core.types import Action, AuditRecord, ModelRef, Outcome, Transition
+from promotion_gate.core.types import Action, AuditRecord, ForeignMove, ModelRef, Outcome, Transition
 
 if TYPE_CHECKING:
     from promotion_gate.core.keys import SigningKey, TrustedKeys
@@ -40,6 +40,14 @@ class _Move(_Part):
     alias: str
     from_version: VersionNumber | None
     to_version: VersionNumber
+    mirror_stage: bool | None = None
+
+
+class _Foreign(_Part):
+    alias: str
+    from_version: VersionNumber | None
+    to_version: VersionNumber | None
+    stage: tuple[VersionNumber, ...] | None
 
 
 class _Predicate(_Part):
@@ -55,10 +63,14 @@ class _Predicate(_Part):
     policy_sha256: str
     card_sha256: str
     verdict_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    baseline_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
     gate_run_id: str
     sequence: int = Field(ge=0)
     transition: _Move | None
     unsafe: tuple[str, ...]
+    foreign: _Foreign | None = None
+    about: str = ""
+    alarm_at: AwareDatetime | None = None
 
 
 class _Digest(_Part):
@@ -125,6 +137,7 @@ def _statement(record: AuditRecord) -> dict[str, Any]:
             "policy_sha256": record.policy_digest,
             "card_sha256": record.card_sha256,
             "verdict_sha256": record.verdict_sha256,
+            "baseline_sha256": record.baseline_sha256,
             "gate_run_id": record.gate_run_id,
             "sequence": record.sequence,
             "transition": None
@@ -133,10 +146,30 @@ def _statement(record: AuditRecord) -> dict[str, Any]:
                 "alias": move.alias,
                 "from_version": move.from_version,
                 "to_version": move.to_version,
+                "mirror_stage": move.mirror_stage,
             },
             "unsafe": list(record.unsafe),
+            **_seldom(record),
         },
     }
+
+
+def _seldom(record: AuditRecord) -> dict[str, Any]:
+    """The fields that few records have; the others do without them."""
+    said: dict[str, Any] = {}
+    if record.foreign is not None:
+        found = record.foreign
+        said["foreign"] = {
+            "alias": found.alias,
+            "from_version": found.from_version,
+            "to_version": found.to_version,
+            "stage": None if found.stage is None else list(found.stage),
+        }
+    if record.about:
+        said["about"] = record.about
+    if record.alarm_at is not None:
+        said["alarm_at"] = record.alarm_at.isoformat()
+    return said
 
 
 def _record(payload: bytes, name: str) -> AuditRecord:
@@ -149,7 +182,7 @@ def _record(payload: bytes, name: str) -> AuditRecord:
     (subject,) = statement.subject
     if subject.name != ref.uri:
         raise SigningError(f"{name} is malformed: its subject is not the model version it speaks of")
-    move = said.transition
+    move, found = said.transition, said.foreign
     return AuditRecord(
         action=said.action,
         ref=ref,
@@ -163,13 +196,19 @@ def _record(payload: bytes, name: str) -> AuditRecord:
         policy_digest=said.policy_sha256,
         card_sha256=said.card_sha256,
         verdict_sha256=said.verdict_sha256,
+        baseline_sha256=said.baseline_sha256,
         gate_run_id=said.gate_run_id,
         sequence=said.sequence,
         transition=None
         if move is None
-        else Transition(ref.name, move.alias, move.from_version, move.to_version),
+        else Transition(ref.name, move.alias, move.from_version, move.to_version, move.mirror_stage),
         unsafe=said.unsafe,
         champion=said.champion,
+        foreign=None
+        if found is None
+        else ForeignMove(found.alias, found.from_version, found.to_version, found.stage),
+        about=said.about,
+        alarm_at=said.alarm_at,
     )
 
 

@@ -278,17 +278,39 @@ class Report:
         return next((f for f in self.findings if f.check == check), None)
 
 
-Action = Literal["promote", "rollback", "approve", "reject", "hold", "revoke"]
+Action = Literal[
+    "promote", "rollback", "approve", "reject", "hold", "revoke", "foreign", "accept", "recover", "restored"
+]
+"""What history tells. ``foreign`` is a change past the gate, ``accept`` a person's word that it stands;
+``recover`` closes what a dead process began; ``restored`` ends the time to recovery of a rollback."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A move of the production alias. ``from_version`` is None for the first promotion."""
+    """A move of the production alias. ``from_version`` is None for the first promotion.
+
+    ``mirror_stage`` is whether the legacy stage follows, None where the record does not say.
+    """
 
     name: str
     alias: str
     from_version: int | None
     to_version: int
+    mirror_stage: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignMove:
+    """A change of production past the gate: where the alias was last known to be, and where it was found.
+
+    ``to_version`` is None where the alias is gone. ``stage`` is what the legacy stage Production was found
+    to hold, None where it need not follow the alias.
+    """
+
+    alias: str
+    from_version: int | None
+    to_version: int | None
+    stage: Sequence[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +321,11 @@ class AuditRecord:
     ``policy_digest`` are empty where no card or policy was involved (a rollback). ``verdict_sha256`` is that
     of the signed verdict which the event rests on, empty where there is none. ``sequence`` is the event's
     place in the model's history, so that an old record cannot stand for a new event. ``champion`` is the
-    version that was in production when the verdict was made.
+    version that was in production when the verdict was made. ``foreign`` is what a foreign entry tells; its
+    ``user`` and ``host`` are who noticed, not who did it. ``about`` is the id of the event that a recovery
+    closed, or that of the rollback that restored service. ``alarm_at`` is when the trouble was noticed that
+    a rollback answers. ``baseline_sha256`` is that of the signed monitoring baseline, empty where none could
+    be made.
     """
 
     action: Action
@@ -319,3 +345,7 @@ class AuditRecord:
     champion: int | None = None
     verdict_sha256: str = ""
     sequence: int = 0
+    foreign: ForeignMove | None = None
+    about: str = ""
+    alarm_at: datetime | None = None
+    baseline_sha256: str = ""

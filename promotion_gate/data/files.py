@@ -96,7 +96,10 @@ def reading(what: str) -> Iterator[None]:
         yield
     except GateError:
         raise
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        # Drivers of web addresses call everything so that keeps a file from them.
+        if isinstance(error.__cause__, GateError):
+            raise error.__cause__ from None
         raise InputError(f"no such file: {what}") from None
     except MemoryError:
         raise InputError(f"cannot read {what}: it does not fit in memory") from None
@@ -115,14 +118,19 @@ def find_files(place: Location, suffixes: tuple[str, ...]) -> list[str]:
 
     Links are followed, each folder once.
     """
-    with reading(place.uri):
-        found = _walk_local(place.path) if place.local else _walk_remote(place)
-        kept = [
-            name
-            for name in found
-            if name.lower().endswith(suffixes) and not any(part.startswith(".") for part in name.split("/"))
-        ]
+    kept = [name for name in every_file(place) if name.lower().endswith(suffixes) and not is_hidden(name)]
     return sorted(kept, key=os.fsencode)
+
+
+def every_file(place: Location) -> list[str]:
+    """Paths of all files under a folder, relative to it, hidden ones too; links as in :func:`find_files`."""
+    with reading(place.uri):
+        return list(_walk_local(place.path) if place.local else _walk_remote(place))
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder on the way to it, is hidden."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _walk_local(root: str) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from promotion_gate.data.files import (
     is_local,
     subfolders,
 )
-from promotion_gate.data.interface import Images, ImageShape, Stored
+from promotion_gate.data.interface import ImageDataset, Images, ImageShape, Stored
 from promotion_gate.data.labels import index_texts
 from promotion_gate.data.memory import row_indices
 
@@ -124,6 +126,16 @@ class FileImages:
     def describe(self, row: int) -> str:
         """What to call a row in a message."""
         return f"{self.uri}: image {self.ids[row]!r:.300}"
+
+
+def files_outside(images: ImageDataset, root: Path) -> list[str]:
+    """Files that a set reads and that do not lie under ``root``: a manifest may name files anywhere."""
+    if not isinstance(images, FileImages):
+        return []
+    base = Path(os.path.realpath(root))
+    folders = {os.path.dirname(path) for path in images.paths}  # noqa: PTH120 - once an image
+    strange = {folder for folder in folders if not Path(os.path.realpath(folder)).is_relative_to(base)}
+    return [path for path in images.paths if os.path.dirname(path) in strange] if strange else []  # noqa: PTH120
 
 
 def open_imagefolder(place: Location, split: str, class_names: Sequence[str] | None) -> FileImages:

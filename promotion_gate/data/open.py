@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from promotion_gate.data.interface import ImageDataset
 _BY_SUFFIX = {".npz": "npz", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
-def open_dataset(source: DataSource, *, folder: Path, class_names: Sequence[str] | None) -> ImageDataset:
+def open_dataset(
+    source: DataSource, *, folder: Path, class_names: Sequence[str] | None, called: str = ""
+) -> ImageDataset:
     """Open a labelled image set; labels and ids are read now, pixels later.
 
     Parameters
@@ -26,12 +29,16 @@ def open_dataset(source: DataSource, *, folder: Path, class_names: Sequence[str]
         What a relative path is relative to.
     class_names
         Names in order of the model's outputs; None takes the data's own.
+    called
+        What messages name the set, instead of its path.
 
     Raises
     ------
     InputError: the set is missing or empty, of an unknown format, or has labels or columns that do not fit.
     """
     place = locate(source.path, folder)
+    if called:
+        place = replace(place, uri=called)
     kind = _detect(place) if source.format == "auto" else source.format
     with reading(place.uri):
         folder_given = place.fs.isdir(place.path)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from promotion_gate.core.errors import ArtifactError
 from promotion_gate.core.types import ArtifactFile
 
 DOWNLOAD_MARKER = "registered_model_meta"
+_MARKER = re.compile(rb"model_name: [^\r\n]{1,500}\nmodel_version: '?[0-9]{1,18}'?\n")
 MAX_FILES = 10_000
 MAX_TOTAL_BYTES = 32 * 2**30
 MAX_PATH_CHARACTERS = 512
@@ -25,7 +27,7 @@ def digest_folder(folder: Path) -> tuple[tuple[ArtifactFile, ...], str]:
 
     The digest is the SHA-256 of one line a file, ``<hex sha256>  <path>\n``, in order of the UTF-8 bytes
     of the paths: what ``sha256sum`` prints. Left out is only ``registered_model_meta`` at the root, which
-    MLflow's download adds.
+    MLflow's download adds, where it holds what MLflow writes there.
 
     Raises
     ------
@@ -78,8 +80,15 @@ def _regular_files(folder: Path) -> Iterator[tuple[str, int]]:
                 raise ArtifactError(
                     f"the model's file {path!r} is a link, device or pipe", "log plain files only"
                 )
-            elif path != DOWNLOAD_MARKER:
+            elif path != DOWNLOAD_MARKER or not _is_download_marker(folder / path, info.st_size):
                 yield path, info.st_size
+
+
+def _is_download_marker(path: Path, size: int) -> bool:
+    try:
+        return size < 600 and _MARKER.fullmatch(path.read_bytes()) is not None
+    except OSError:
+        return False
 
 
 def _refuse_odd_path(path: str) -> None:

@@ -28,7 +28,11 @@ _INCLUDES = frozenset(["-r requirements.txt", "-c constraints.txt"])
 _PYTORCH_INDEX = re.compile(
     r"--extra-index-url[ =]https://download\.pytorch\.org/whl(?:/[a-z0-9][a-z0-9.]*)*/?"
 )
-_CHANNEL = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_CHANNELS = frozenset(["anaconda", "conda-forge", "defaults", "main", "nodefaults", "nvidia", "pytorch"])
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_PYTHON_VERSION = re.compile(r"[0-9]{1,2}(?:\.[0-9]{1,3}){0,2}")
+# pip reads a file in the encoding that a comment names, and in another one a comment can hold an option.
+_CODING = re.compile(r"coding[:=]")
 _CONDA_KEYS = frozenset(["name", "channels", "dependencies"])
 _PYTHON_KEYS = frozenset(["python", "build_dependencies", "dependencies"])
 
@@ -38,6 +42,7 @@ def environment_violations(name: str, content: bytes) -> Iterator[str]:
     if len(content) > MAX_ENVIRONMENT_BYTES:
         yield f"is larger than {MAX_ENVIRONMENT_BYTES:,} bytes"
     elif name in REQUIREMENT_FILES:
+        yield from _encoding_violations(content)
         yield from _requirement_violations(content.decode("utf-8", "replace").splitlines())
     else:
         try:
@@ -46,6 +51,14 @@ def environment_violations(name: str, content: bytes) -> Iterator[str]:
             yield error.what.removeprefix(name).strip()
             return
         yield from _conda_violations(table) if name == "conda.yaml" else _python_violations(table)
+
+
+def _encoding_violations(content: bytes) -> Iterator[str]:
+    text = content.decode("ascii", "replace")
+    if "\ufffd" in text or not text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable():
+        yield "holds more than plain ASCII, which pip may read as something else"
+    if _CODING.search(text):
+        yield "names an encoding in a comment, in which pip would read it"
 
 
 def _requirement_violations(lines: Sequence[Any]) -> Iterator[str]:
@@ -64,9 +77,11 @@ def _requirement_violations(lines: Sequence[Any]) -> Iterator[str]:
 
 def _conda_violations(table: dict[str, Any]) -> Iterator[str]:
     yield from _key_violations(table, _CONDA_KEYS)
+    yield from _text_violations(table, "name", _ENVIRONMENT_NAME)
     for channel in _listed(table.get("channels")):
-        if not isinstance(channel, str) or _CHANNEL.fullmatch(channel) is None:
-            yield f"channel {str(channel)[:80]!r} is no channel by name"
+        if channel not in _CHANNELS:
+            known = ", ".join(sorted(_CHANNELS))
+            yield f"channel {str(channel)[:80]!r} is anybody's; accepted are {known}"
     for entry in _listed(table.get("dependencies")):
         if isinstance(entry, dict) and entry.keys() == {"pip"}:
             yield from _requirement_violations(_listed(entry["pip"]))
@@ -76,6 +91,7 @@ def _conda_violations(table: dict[str, Any]) -> Iterator[str]:
 
 def _python_violations(table: dict[str, Any]) -> Iterator[str]:
     yield from _key_violations(table, _PYTHON_KEYS)
+    yield from _text_violations(table, "python", _PYTHON_VERSION)
     for key in ("build_dependencies", "dependencies"):
         yield from _requirement_violations(_listed(table.get(key)))
 
@@ -84,6 +100,13 @@ def _key_violations(table: dict[str, Any], allowed: frozenset[str]) -> Iterator[
     for key in table:
         if key not in allowed:
             yield f"key {key[:60]!r} is not accepted"
+
+
+def _text_violations(table: dict[str, Any], key: str, allowed: re.Pattern[str]) -> Iterator[str]:
+    """MLflow writes these values into Dockerfiles and commands."""
+    value = table.get(key)
+    if value is not None and (isinstance(value, bool) or allowed.fullmatch(str(value)) is None):
+        yield f"{key} {str(value)[:80]!r} is not accepted"
 
 
 def _listed(value: Any) -> Sequence[Any]:

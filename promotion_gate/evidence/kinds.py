@@ -16,7 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 HEAD_BYTES = 1 << 16
 MAX_READ_BYTES = 16 << 20
@@ -111,6 +111,8 @@ def content_kind(path: Path) -> str:
             kind = array_kind(head)
         if kind == ZIP:
             return archive_kind(file)
+        if kind not in (PICKLE, OBJECT_ARRAY) and _is_a_calling_pickle(file):
+            return PICKLE
         file.seek(0)
         return f"{kind} {ZIP_BEHIND}" if zipfile.is_zipfile(file) else kind
 
@@ -237,9 +239,20 @@ def _is_zlib(head: bytes) -> bool:
 
 def runs_as_pickle(head: bytes) -> bool:
     """Whether bytes without a pickle's mark would still call something when unpickled (protocols 0, 1)."""
+    return bool(_calls(head))
+
+
+def _is_a_calling_pickle(file: IO[bytes]) -> bool:
+    """The same of a whole file; one that goes on like a pickle for longer than it can be followed is one."""
+    file.seek(0)
+    return _calls(_Limited(file)) is not False
+
+
+def _calls(stream: Any) -> bool | None:
+    """Whether a stream calls something when unpickled; None where it was not followed to its end."""
     named, pushed = False, 0
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(head)):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             if opcode.name in ("GLOBAL", "INST") and not all(
                 map(_IDENTIFIER.fullmatch, str(argument).split())
             ):
@@ -247,11 +260,40 @@ def runs_as_pickle(head: bytes) -> bool:
             named = named or opcode.name in _NAMES
             if named and (pushed > 1 or opcode.name == "INST") and opcode.name in _CALLS:
                 return True
-            if named and opcode.name in ("PERSID", "STOP"):
+            if named and opcode.name == "STOP":
                 return True
             pushed += len(opcode.stack_after)
             if count > MAX_TEXT_OPCODES:
-                return named
+                return named or None
+    except _TooLong:
+        return None
     except Exception:  # pickletools raises whatever a malformed stream makes it raise
         return False
     return False
+
+
+class _TooLong(Exception):
+    """One argument of a pickle is longer than a model's file needs it to be."""
+
+
+class _Limited:
+    """A file as pickletools reads it, which gives up on endless arguments instead of holding them."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_READ_BYTES:
+            # Announced is not there: a reader stops at the file's end, and the rest is never reached.
+            found = self._file.read(MAX_READ_BYTES)
+            if len(found) < MAX_READ_BYTES:
+                return found
+            raise _TooLong
+        return self._file.read(size)
+
+    def readline(self) -> bytes:
+        line = self._file.readline(MAX_READ_BYTES)
+        if len(line) == MAX_READ_BYTES:
+            raise _TooLong
+        return line

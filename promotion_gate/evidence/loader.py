@@ -198,8 +198,24 @@ def load_to_serve(artifacts: VerifiedArtifacts) -> Any:
     except Exception as error:  # torch's readers have errors of their own
         what = plain(f"{type(error).__name__}: {error}", 300)
         raise ArtifactError(f"the model cannot be loaded: {what}") from None
-    # An exported program has no training mode to leave, and says so.
-    return module if artifacts.model_format == "pt2" else module.eval()
+    return _without_modes(module) if artifacts.model_format == "pt2" else module.eval()
+
+
+def _without_modes(program: Any) -> Any:
+    """Let ``eval`` of an exported program answer: it was exported in that mode, and PyTorch's own raises."""
+    import torch
+
+    def train(mode: bool = True) -> Any:
+        if mode:
+            raise NotImplementedError("an exported program has no training mode")
+        return program
+
+    for part in program.modules():
+        part.training = False
+    program.train = train
+    program.eval = lambda: program
+    assert isinstance(program, torch.nn.Module)
+    return program
 
 
 def _refuse_violations(artifacts: VerifiedArtifacts) -> None:

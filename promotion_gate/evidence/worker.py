@@ -16,6 +16,7 @@ import re
 import resource
 import signal
 import struct
+import threading
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -434,6 +435,7 @@ def read_module(kind: str, path: str, architecture: str) -> Any:
     elif kind == "torch-modules":
         with torch.serialization.safe_globals(list(allowed_modules().values())):
             module = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_replaced_methods(module)
     elif kind == "state_dict":
         with open(architecture, "rb") as file:  # noqa: PTH123
             module = build_sequential(json.load(file))
@@ -647,21 +649,40 @@ def _rewritten(path: str) -> bytes:
     return target.getvalue()
 
 
+_LOADING = threading.Lock()
+
+
 @contextlib.contextmanager
 def _tensors_only() -> Iterator[None]:
     """Hold ``torch.load`` to tensors: ``torch.export.load`` otherwise asks it to unpickle anything."""
     import torch
 
-    original = torch.load
+    with _LOADING:  # of two that overlap, one would take the other's restriction for PyTorch's own function
+        original = torch.load
 
-    def restricted(*args: Any, **kwargs: Any) -> Any:
-        return original(*args, **{**kwargs, "weights_only": True})
+        def restricted(*args: Any, **kwargs: Any) -> Any:
+            return original(*args, **{**kwargs, "weights_only": True})
 
-    torch.load = restricted
-    try:
-        yield
-    finally:
-        torch.load = original
+        torch.load = restricted
+        try:
+            yield
+        finally:
+            torch.load = original
+
+
+def _refuse_replaced_methods(module: Any) -> None:
+    """A file of layers may set attributes, and one of them could stand in for a method or be a hook."""
+    import torch
+
+    if not isinstance(module, torch.nn.Module):
+        return
+    for name, part in module.named_modules():
+        kept = vars(part)
+        replaced = [key for key in kept if callable(getattr(type(part), key, None))]
+        hooks = [key for key, value in kept.items() if key.endswith("_hooks") and value]
+        if replaced or hooks:
+            where = f"layer {name!r}" if name else "the model"
+            raise Refusal(f"{where} brings its own {(replaced + hooks)[0][:60]!r}, in place of PyTorch's")
 
 
 def _refuse_training_mode(program: Any) -> None:

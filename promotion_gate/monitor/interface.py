@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-AlarmKind = Literal["class-share", "confidence", "embedding", "unseen-class", "foreign-move"]
+AlarmKind = Literal["class-share", "confidence", "embedding", "unseen-class", "foreign-move", "rollback"]
 
 BASELINE_FILE = "baseline.dsse.json"
 """The artifact of a gate run that holds the signed baseline of the version it judged."""
@@ -29,7 +29,9 @@ class Baseline:
     ``counts`` are predictions by window and class (windows x classes); a holdout has no time and is one
     window. ``confidence_edges`` (bins + 1, ascending from 0 to 1) and ``confidence`` (classes x bins) are a
     histogram of the predicted class's probability. ``embedding_mean`` (d) and ``embedding_distance``, the 101
-    percentiles of the distance from it, are empty where no embeddings were to be had.
+    percentiles of the distance from it, are empty where no embeddings were to be had. ``confidence_rho``
+    (classes) and ``embedding_rho`` say how far predictions of one window go together beyond chance in these
+    two, as the correlation between two predictions of it; 0 where nothing tells.
     """
 
     ref: ModelRef
@@ -42,6 +44,13 @@ class Baseline:
     confidence: Sequence[Sequence[int]]
     embedding_mean: Sequence[float] = ()
     embedding_distance: Sequence[float] = ()
+    confidence_rho: Sequence[float] = ()
+    embedding_rho: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """How many predictions it was made from."""
+        return sum(map(sum, self.counts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,3 +98,58 @@ class Alarm:
     def key(self) -> tuple[str, str, str]:
         """What makes two reports the same alarm: the model, the kind and the subject."""
         return self.model, self.kind, self.subject
+
+
+@dataclass(frozen=True, slots=True)
+class ClassShare:
+    """One class in one window, against the baseline.
+
+    ``expected`` is how many of the window's predictions the baseline would give it. ``p_value`` is the exact
+    chance, in this window alone, of a count at least as far off to that side; ``sigma`` the same as standard
+    deviations, positive for a surge and negative for a loss. ``evidence`` is the running e-value that alarms
+    rest on: it may be looked at as often as one likes.
+    """
+
+    name: str
+    count: int
+    expected: float
+    p_value: float
+    sigma: float
+    evidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class WindowOutcome:
+    """What one look at a window of predictions showed.
+
+    ``complete`` is False where the window was not over yet: more of it may come. ``predictions`` are those of
+    ``version``, which was in production; rows that name no version are taken as its own. ``other_versions``
+    counts the rest by version, ``unseen`` the classes that the baseline does not know. ``late`` are rows that
+    came after their window was closed and were counted in this one. ``classes`` are in the baseline's order.
+    ``psi`` is the population stability index, for display only. ``alarms`` are those that this look raised or
+    resolved, ``firing`` all that stand after it. ``samples`` are up to 32 newest predictions behind each
+    standing alarm, where any are known.
+    """
+
+    model: str
+    alias: str
+    version: int
+    start: datetime
+    end: datetime
+    at: datetime
+    complete: bool
+    predictions: int
+    classes: Sequence[ClassShare]
+    psi: float
+    alarms: Sequence[Alarm] = ()
+    firing: Sequence[Alarm] = ()
+    other_versions: Mapping[int, int] = field(default_factory=dict)
+    unseen: Mapping[str, int] = field(default_factory=dict)
+    late: int = 0
+    samples: Predictions | None = None
+    baseline: Baseline | None = None
+
+    @property
+    def drifted(self) -> bool:
+        """Whether an alarm stands."""
+        return bool(self.firing)

@@ -7,6 +7,7 @@ their entries, the data bill of materials, and the git commit of the code.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,11 @@ DBOM_MEDIA_TYPE = "application/vnd.cyclonedx+json"
 DATA_MEDIA_TYPE = "application/vnd.promotion-gate.data-set"
 MAX_ATTESTATION_BYTES = 8 * 2**20
 
+UNCOMMITTED = "uncommitted"
+"""The annotation of the commit that names code which was not committed when the statement was made."""
+
+_NAMED = 20
+_LONG = 600.0
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -38,7 +44,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 class Attestation:
     """A statement as read: digests of the model's files by path and of the data sets by name.
 
-    ``commit`` and ``run_id`` are empty where none was stated. ``key_id`` is the signer's.
+    ``commit`` and ``run_id`` are empty where none was stated. ``uncommitted`` are files that differed from
+    the commit. ``key_id`` is the signer's.
     """
 
     files: Mapping[str, str]
@@ -46,6 +53,7 @@ class Attestation:
     dbom_sha256: str
     commit: str
     run_id: str
+    uncommitted: tuple[str, ...] = ()
     key_id: str = ""
 
 
@@ -68,6 +76,7 @@ class _Resource(_Open):
     uri: str = ""
     digest: dict[str, str] = {}
     media_type: str = Field(default="", alias="mediaType")
+    annotations: dict[str, Any] = {}
 
 
 class _Definition(_Open):
@@ -102,6 +111,7 @@ def sign_attestation(
     key: SigningKey,
     *,
     commit: str,
+    uncommitted: Sequence[str] = (),
     run_id: str = "",
     finished: datetime,
 ) -> bytes:
@@ -112,6 +122,7 @@ def sign_attestation(
     files: the model's files.
     dbom, data: the bill of materials, and its entries that were trained on.
     commit: of the code, hex; empty where there is no repository.
+    uncommitted: code files that are not as in the commit, or not in it.
     run_id: the MLflow run that trained.
 
     Raises
@@ -128,7 +139,13 @@ def sign_attestation(
         {"name": dbom.path.name, "mediaType": DBOM_MEDIA_TYPE, "digest": {"sha256": dbom.sha256}}
     )
     if commit:
-        dependencies.append({"uri": f"git+commit:{commit}", "digest": {"gitCommit": commit}})
+        dependencies.append(
+            {
+                "uri": f"git+commit:{commit}",
+                "digest": {"gitCommit": commit},
+                "annotations": {UNCOMMITTED: list(uncommitted[:_NAMED])},
+            }
+        )
     statement = {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": file.path, "digest": {"sha256": file.sha256}} for file in files],
@@ -168,7 +185,7 @@ def verify_attestation(content: bytes, trainers: TrustedKeys) -> Attestation:
     definition = statement.predicate.definition
     data = [r for r in definition.dependencies if r.media_type == DATA_MEDIA_TYPE]
     documents = [r for r in definition.dependencies if r.media_type == DBOM_MEDIA_TYPE]
-    commits = [r.digest["gitCommit"] for r in definition.dependencies if "gitCommit" in r.digest]
+    commits = [r for r in definition.dependencies if "gitCommit" in r.digest]
     files = {subject.name: subject.digest.sha256 for subject in statement.subject}
     datasets = {resource.name: resource.digest.get("sha256", "") for resource in data}
     if len(documents) != 1 or len(commits) > 1:
@@ -179,10 +196,16 @@ def verify_attestation(content: bytes, trainers: TrustedKeys) -> Attestation:
         files=files,
         datasets=datasets,
         dbom_sha256=documents[0].digest.get("sha256", ""),
-        commit=commits[0] if commits else "",
+        commit=commits[0].digest["gitCommit"] if commits else "",
+        uncommitted=_uncommitted(commits[0]) if commits else (),
         run_id=statement.predicate.details.metadata.invocation_id,
         key_id=key_id,
     )
+
+
+def _uncommitted(commit: _Resource) -> tuple[str, ...]:
+    stated = commit.annotations.get(UNCOMMITTED)
+    return tuple(map(str, stated)) if isinstance(stated, list) else ("not stated which",)
 
 
 def _data_dependency(entry: DbomEntry) -> dict[str, Any]:
@@ -202,6 +225,35 @@ def code_commit(folder: Path) -> str:
     return commit if _COMMIT.fullmatch(commit) else ""
 
 
+def uncommitted_code(folder: Path) -> tuple[str, ...]:
+    """Files of a folder's repository that are not as in its commit, and Python files that are not in it.
+
+    Other new files are what training leaves: models, logs, results.
+
+    Raises
+    ------
+    SigningError: git cannot tell.
+    """
+    top = _git(folder, "rev-parse", "--show-toplevel")
+    home = Path(os.fsdecode(top.rstrip(b"\n"))) if top is not None else folder
+    changed = _git(
+        home, "diff", "--no-ext-diff", "--no-textconv", "--name-only", "-z", "HEAD", "--", seconds=_LONG
+    )
+    new = _git(home, "ls-files", "-z", "--others", "--exclude-standard", "--", "*.py", seconds=_LONG)
+    if top is None or changed is None or new is None:
+        raise SigningError(f"git cannot tell what changed in {folder} since its last commit")
+    names = {name.decode("utf-8", "backslashreplace") for name in (changed + new).split(b"\0") if name}
+    return tuple(sorted(names))
+
+
+def is_ancestor(folder: Path, commit: str) -> bool:
+    """Whether what a folder's repository has checked out came after a commit, or is it."""
+    return (
+        bool(_COMMIT.fullmatch(commit))
+        and _git(folder, "merge-base", "--is-ancestor", commit, "HEAD") is not None
+    )
+
+
 def file_at_commit(path: Path, commit: str) -> bytes | None:
     """The content of a file as it was committed; None where the commit, or the file in it, is not here."""
     if not _COMMIT.fullmatch(commit):
@@ -209,10 +261,13 @@ def file_at_commit(path: Path, commit: str) -> bytes | None:
     return _git(path.parent, "cat-file", "blob", f"{commit}:./{path.name}")
 
 
-def _git(folder: Path, *arguments: str) -> bytes | None:
-    command: list[Any] = ["git", "-C", folder, *arguments]
+def _git(folder: Path, *arguments: str, seconds: float = 30) -> bytes | None:
+    # A repository's own settings may name a program to run.
+    command: list[Any] = ["git", "-c", "core.fsmonitor=false", "-C", folder, *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=30, check=False, stdin=subprocess.DEVNULL)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, timeout=seconds, check=False, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,10 +1,13 @@
 """The private store of verified data: one place for each digest, read-only, filled by renaming.
 
-It lies in ``$XDG_CACHE_HOME/promotion-gate/data``. What it holds is hashed again whenever it is used.
+It lies in ``$XDG_CACHE_HOME/promotion-gate/data``. What it holds is hashed again whenever it is used. A
+file's name there follows from its digest and suffix alone: entries that call the same bytes otherwise share
+it.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
@@ -14,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from promotion_gate.core.errors import InputError
-from promotion_gate.provenance.dbom import DbomEntry
+from promotion_gate.provenance.dbom import Dbom, DbomEntry
 from promotion_gate.provenance.sources import file_name
 
 
@@ -44,8 +47,22 @@ def cache_folder() -> Path:
 
 def cached_place(entry: DbomEntry) -> Path:
     """Where the set lies in the store, or will: the file itself, or the folder."""
-    place = shelf("folders" if entry.is_folder else "files") / entry.sha256
-    return place if entry.is_folder else place / file_name(entry.path or entry.origin or entry.mirror)
+    if entry.is_folder:
+        return shelf("folders") / entry.sha256
+    # The suffix tells readers the format.
+    suffix = Path(file_name(entry.path or entry.origin or entry.mirror)).suffix
+    return shelf("files") / f"{entry.sha256}{suffix}" / f"data{suffix}"
+
+
+def place_here(dbom: Dbom, entry: DbomEntry) -> Path | None:
+    """Where a copy of the set lies on this machine: where its entry says, or in the store."""
+    place = dbom.local_path(entry)
+    if place is not None and place.exists():
+        return place
+    if not entry.sha256:
+        return None
+    place = cached_place(entry)
+    return place if place.exists() else None
 
 
 def shelf(kind: str) -> Path:
@@ -87,6 +104,17 @@ def publish(staged: Path, place: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+@contextmanager
+def alone(beside: Path) -> Iterator[None]:
+    """One process at a time, by a lock on the folder that ends with the process."""
+    descriptor = os.open(beside, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def discard(folder: Path) -> None:

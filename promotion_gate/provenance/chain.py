@@ -1,7 +1,7 @@
 """The chain from a model at the gate back to the bytes it was trained on, link by link.
 
 ``signature`` (a trainer's) -> ``model`` (these files) -> ``commit`` (the bill of materials as committed) ->
-``data`` (every data set in it, vetted, by its SHA-256) -> ``run`` (what the run itself declared) ->
+``data`` (every data set in it, vetted, by its SHA-256, then and today) -> ``run`` (what the run declared) ->
 ``examined`` (the training data that the gate looks at). A link that does not hold says why.
 """
 
@@ -15,7 +15,15 @@ from pathlib import Path
 from promotion_gate.core.errors import DbomError, SigningError
 from promotion_gate.core.keys import TrustedKeys
 from promotion_gate.core.types import ArtifactFile, DatasetInput, RunFacts
-from promotion_gate.provenance.attest import Attestation, file_at_commit, verify_attestation
+from promotion_gate.data.imagefolder import files_outside
+from promotion_gate.data.interface import ImageDataset
+from promotion_gate.provenance.attest import (
+    Attestation,
+    code_commit,
+    file_at_commit,
+    is_ancestor,
+    verify_attestation,
+)
 from promotion_gate.provenance.dbom import Dbom, DbomEntry, parse_dbom
 from promotion_gate.provenance.verify import verify_local
 
@@ -58,6 +66,7 @@ def follow(
     run: RunFacts | None,
     dbom: Dbom,
     training: Path | None,
+    images: ImageDataset | None = None,
 ) -> list[Link]:
     """Every link of the chain.
 
@@ -65,7 +74,8 @@ def follow(
     ----------
     attestation: the signed envelope that the run holds, if it does.
     dbom: the bill of materials of today.
-    training: the data that the gate examines; without it there is no such link.
+    training: where the data lies that the gate examines; without it there is no such link.
+    images: that data, opened: what it reads must be part of the data set.
     """
     try:
         if attestation is None:
@@ -82,7 +92,7 @@ def follow(
         _data_link(stated, then, dbom) if then else _hanging("data"),
         _run_link(run, stated),
     ]
-    return links if training is None else [*links, _examined(dbom, training, stated)]
+    return links if training is None else [*links, _examined(dbom, training, images, stated)]
 
 
 def _hanging(name: str) -> Link:
@@ -108,13 +118,11 @@ def _difference(stated: Mapping[str, str], here: Mapping[str, str]) -> str:
 
 def _document(stated: Attestation, dbom: Dbom) -> tuple[Dbom | None, Link]:
     """The bill of materials that the training used: from the commit, else the one at hand if it is that."""
+    if not stated.commit:
+        return _document_at_hand(stated, dbom)
     content = file_at_commit(dbom.path, stated.commit)
     if content is None:
-        if dbom.sha256 == stated.dbom_sha256 and not stated.commit:
-            return dbom, Link("commit", True, "no commit was attested; the bill of materials is the one here")
-        what = (
-            f"the commit {stated.commit[:12]!r} with {dbom.path.name}" if stated.commit else "that document"
-        )
+        what = f"the commit {stated.commit[:12]!r} with {dbom.path.name}"
         return None, Link("commit", False, f"{what} is not in the repository of {dbom.folder}: fetch it")
     try:
         then = parse_dbom(content, dbom.path)
@@ -123,7 +131,23 @@ def _document(stated: Attestation, dbom: Dbom) -> tuple[Dbom | None, Link]:
     if then.sha256 != stated.dbom_sha256:
         said = f"{dbom.path.name} at commit {stated.commit[:12]} is not the one that the training used"
         return None, Link("commit", False, said)
+    if not is_ancestor(dbom.folder, stated.commit):
+        said = f"the commit {stated.commit[:12]} was never merged into what is checked out in {dbom.folder}"
+        return then, Link("commit", False, said)
+    if stated.uncommitted:
+        some = ", ".join(f"{name!r:.80}" for name in stated.uncommitted[:3])
+        return then, Link("commit", False, f"the code was not that of the commit; uncommitted: {some}")
     return then, Link("commit", True, f"{dbom.path.name} of commit {stated.commit[:12]}")
+
+
+def _document_at_hand(stated: Attestation, dbom: Dbom) -> tuple[Dbom | None, Link]:
+    if dbom.sha256 != stated.dbom_sha256:
+        return None, Link("commit", False, f"no commit was attested, and {dbom.path.name} has changed since")
+    if code_commit(dbom.folder):
+        return dbom, Link(
+            "commit", False, f"no commit was attested, and {dbom.path.name} lies in a repository"
+        )
+    return dbom, Link("commit", True, "no commit was attested; the bill of materials is the one here")
 
 
 def _data_link(stated: Attestation, then: Dbom, now: Dbom) -> Link:
@@ -135,8 +159,10 @@ def _data_link(stated: Attestation, then: Dbom, now: Dbom) -> Link:
             return Link("data", False, f"the data set {name!r:.120} has another SHA-256 at that commit")
         if entry.vetting != "vetted":
             return Link("data", False, f"the data set {name!r:.120} was quarantined at that commit")
-        today = [e for e in now.entries.values() if e.sha256 == digest and e.vetting != "vetted"]
-        if today:
+        today = [e.vetting for e in now.entries.values() if e.sha256 == digest]
+        if not today:
+            return Link("data", False, f"the data set {name!r:.120} is not registered today")
+        if set(today) != {"vetted"}:
             return Link("data", False, f"the data set {name!r:.120} is quarantined today")
     if not stated.datasets:
         return Link("data", False, "no data set was attested")
@@ -146,12 +172,13 @@ def _data_link(stated: Attestation, then: Dbom, now: Dbom) -> Link:
 def _run_link(run: RunFacts | None, stated: Attestation) -> Link:
     if run is None:
         return Link("run", False, "the model version names no training run")
-    if stated.run_id and stated.run_id != run.run_id:
+    if not stated.run_id:
+        return Link("run", False, "the attestation names no run, so it could be of any: attest it with one")
+    if stated.run_id != run.run_id:
         return Link("run", False, f"the attestation is of run {stated.run_id!r:.60}, not {run.run_id!r:.60}")
-    if stated.commit and run.commit and stated.commit != run.commit:
-        return Link(
-            "run", False, f"the run was at commit {run.commit[:12]!r}, attested is {stated.commit[:12]!r}"
-        )
+    if run.commit and stated.commit != run.commit:
+        attested = repr(stated.commit[:12]) if stated.commit else "none"
+        return Link("run", False, f"the run was at commit {run.commit[:12]!r}, attested is {attested}")
     tagged = {dataset.tags.get(SHA256_TAG, "") for dataset in run.datasets}
     for name, digest in sorted(stated.datasets.items()):
         if digest not in tagged:
@@ -162,13 +189,20 @@ def _run_link(run: RunFacts | None, stated: Attestation) -> Link:
     return Link("run", True, f"run {run.run_id!r:.60} declared the same data sets")
 
 
-def _examined(dbom: Dbom, training: Path, stated: Attestation) -> Link:
+def _examined(dbom: Dbom, training: Path, images: ImageDataset | None, stated: Attestation) -> Link:
     """Whether the training data that the gate looks at is data that the model was trained on."""
     entry = _entry_around(dbom, training)
     if entry is None:
         return Link("examined", False, f"no entry covers the training data {str(training)!r:.200}")
     if entry.sha256 not in stated.datasets.values():
         return Link("examined", False, f"the gate examines {entry.name}, which was not attested")
+    place = dbom.local_path(entry)
+    if images is None or place is None:
+        return Link("examined", False, f"the gate could not open the training data {str(training)!r:.200}")
+    if outside := files_outside(images, place):
+        return Link(
+            "examined", False, f"the gate reads {outside[0]!r:.200}, which is not part of {entry.name}"
+        )
     check = verify_local(dbom, entry)
     said = f"the gate examines {entry.name}"
     return Link("examined", check.verified, said if check.verified else f"{said}: {check.differences[0]}")

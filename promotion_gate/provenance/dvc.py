@@ -183,7 +183,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if len(content) > MAX_DVC_BYTES:
         raise DbomError(f"{path} is larger than {MAX_DVC_BYTES:,} bytes")
     try:
-        found = yaml.safe_load(content)
+        # All scalars as text: an MD5 or a file name may consist of digits alone. It makes no other objects.
+        found = yaml.load(content, Loader=yaml.BaseLoader)  # noqa: S506
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise DbomError(f"{path} is not YAML: {str(error)[:200] or 'nested too deeply'}") from None
     if not isinstance(found, dict):

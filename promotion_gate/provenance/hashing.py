@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ Progress = Callable[[str], None]
 _BUFFER = 2**20
 _CHUNK_FILES = 256
 _CHUNK_BYTES = 8 * 2**20
+_SMALL = 32 * 2**10
+"""Up to this size threads wait for the interpreter's lock longer than a file takes to hash."""
+_WORTH_PROCESSES = 50_000
+"""So many small files take longer on one core than other processes take to start."""
+LONG_BYTES, LONG_SECONDS = 100 * 10**6, 1.0
+"""Of fewer bytes progress is told only so often."""
 _OPEN_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 
 
@@ -107,46 +114,54 @@ def hash_files(
     from joblib import Parallel, delayed
 
     root = Path(os.path.realpath(root))
-    prefix = "" if kind == "file" else f"{root}{os.sep}"
+    prefix = str(root) if kind == "file" else f"{root}{os.sep}"
     tell = Tally(sum(size for _, size in files), progress)
+    large, small = _portions(files)
+    portions = [*small, *large]
 
-    def chunk(rows: Sequence[int]) -> list[tuple[int, FileHash]]:
-        buffer = bytearray(_BUFFER)
-        answers = []
-        for row in rows:
-            name, size = files[row]
-            path = f"{prefix}{name}" if prefix else str(root)
-            answers.append((row, _hash_file(path, name, buffer, md5=md5)))
-            tell.add(size)
-        return answers
+    def arguments(rows: Sequence[int]) -> tuple[str, Kind, list[str]]:
+        return prefix, kind, [files[row][0] for row in rows]
+
+    def done(rows: Sequence[int], answer: list[FileHash]) -> list[FileHash]:
+        tell.add(sum(files[row][1] for row in rows))
+        return answer
+
+    def in_turn(group: Sequence[Sequence[int]]) -> list[list[FileHash]]:
+        return [done(rows, _hash_portion(*arguments(rows), md5=md5)) for rows in group]
 
     with _steady_folders(root, kind, files):
-        hashed = dict(
-            pair
-            for answers in Parallel(n_jobs=-1, prefer="threads", batch_size=1)(
-                delayed(chunk)(rows) for rows in _chunks(files)
-            )
-            for pair in answers
-        )
+        if sum(map(len, small)) >= _WORTH_PROCESSES:
+            processes = Parallel(n_jobs=-1, return_as="generator")
+            told = processes(delayed(_hash_portion)(*arguments(rows), md5=md5) for rows in portions)
+            answers = [done(rows, answer) for rows, answer in zip(portions, told, strict=True)]
+        else:
+            threads = Parallel(n_jobs=-1, prefer="threads", batch_size=1)
+            groups = threads(delayed(in_turn)(group) for group in (small, *([rows] for rows in large)))
+            answers = [answer for group in groups for answer in group]
+    hashed: dict[int, FileHash] = {}
+    for rows, answer in zip(portions, answers, strict=True):
+        hashed.update(zip(rows, answer, strict=True))
     return tuple(hashed[row] for row in range(len(files)))
 
 
 class Tally:
-    """Tells every tenth of a long way, from whichever thread is at work."""
+    """Tells every tenth of a long way, in order, from whichever thread is at work; of a short one nothing."""
 
     def __init__(self, total: int, progress: Progress) -> None:
         self._total, self._progress = total, progress
         self._done = self._tenth = 0
+        self._told = time.monotonic()
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
         with self._lock:
             self._done += size
             tenth = 10 * self._done // self._total if self._total else 0
-            if tenth <= self._tenth:
+            moment = time.monotonic()
+            if tenth <= self._tenth or (self._total < LONG_BYTES and moment - self._told < LONG_SECONDS):
                 return
-            self._tenth = tenth
-        self._progress(f"{min(tenth, 10) * 10} % of {readable(self._total)} hashed")
+            self._tenth, self._told = tenth, moment
+            self._progress(f"{min(tenth, 10) * 10} % of {readable(self._total)} hashed")
 
 
 def readable(size: int) -> str:
@@ -191,9 +206,7 @@ class UnchangingFile:
             os.close(self.descriptor)
         # The time of the last change of the inode also moves when another file is renamed over this one.
         if kind is None and _state(after) != _state(self._before):
-            raise InputError(
-                f"{self._name!r} changed while it was read", "stop what writes to it, and try again"
-            )
+            raise _changed(self._name)
 
     def blocks(self, buffer: bytearray) -> Iterator[memoryview]:
         """The content, in pieces that lie in ``buffer``.
@@ -210,11 +223,25 @@ class UnchangingFile:
             raise InputError(f"cannot read {self._name!r}: {error.strerror}") from None
 
 
+def _changed(name: str) -> InputError:
+    return InputError(f"{name!r} changed while it was read", "stop what writes to it, and try again")
+
+
 def _state(status: os.stat_result) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
+def _hash_portion(prefix: str, kind: Kind, names: Sequence[str], *, md5: bool) -> list[FileHash]:
+    """Hash files under ``prefix``, or the file ``prefix`` itself, in this thread."""
+    buffer = bytearray(_BUFFER)
+    return [
+        _hash_file(prefix if kind == "file" else f"{prefix}{name}", name, buffer, md5=md5) for name in names
+    ]
+
+
 def _hash_file(path: str, name: str, buffer: bytearray, *, md5: bool) -> FileHash:
+    if not md5 and (quick := _hash_at_once(path, name)) is not None:
+        return quick
     digest = hashlib.sha256()
     other = hashlib.md5(usedforsecurity=False) if md5 else None
     size = 0
@@ -227,19 +254,52 @@ def _hash_file(path: str, name: str, buffer: bytearray, *, md5: bool) -> FileHas
     return FileHash(name, size, digest.hexdigest(), other.hexdigest() if other else "")
 
 
-def _chunks(files: Sequence[tuple[str, int]]) -> list[list[int]]:
-    """Row numbers in portions of work, the largest files first: no core is left with one at the end."""
+def _hash_at_once(path: str, name: str) -> FileHash | None:
+    """A small plain file in one read; None for all else, and where something goes wrong.
+
+    Raises
+    ------
+    InputError: it changed while it was read.
+    """
+    try:
+        descriptor = os.open(path, _OPEN_FLAGS)
+    except (OSError, ValueError):
+        return None
+    try:
+        before = os.fstat(descriptor)
+        size = before.st_size
+        if size > _SMALL or not stat.S_ISREG(before.st_mode):
+            return None
+        content = os.read(descriptor, size + 1)
+        if _state(os.fstat(descriptor)) != _state(before):
+            raise _changed(name)
+        if len(content) != size:
+            return None
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return FileHash(name, size, hashlib.sha256(content).hexdigest())
+
+
+def _portions(files: Sequence[tuple[str, int]]) -> tuple[list[list[int]], list[list[int]]]:
+    """Row numbers in portions of work, those of large files first and then those of small ones.
+
+    The largest come first: no core is left with one at the end.
+    """
     order = sorted(range(len(files)), key=lambda row: -files[row][1])
-    chunks: list[list[int]] = []
+    large: list[list[int]] = []
+    small: list[list[int]] = []
     room = 0
     for row in order:
         size = files[row][1]
-        if not chunks or size > room or len(chunks[-1]) == _CHUNK_FILES:
-            chunks.append([])
+        portions = small if size <= _SMALL else large
+        if not portions or size > room or len(portions[-1]) == _CHUNK_FILES:
+            portions.append([])
             room = _CHUNK_BYTES
-        chunks[-1].append(row)
+        portions[-1].append(row)
         room -= size
-    return chunks
+    return large, small
 
 
 def _walk(root: Path) -> Iterator[tuple[str, int]]:

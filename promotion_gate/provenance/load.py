@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from promotion_gate.core.errors import HashMismatch, InputError, Unregistered
-from promotion_gate.provenance.cache import cached_place, discard, publish, staging
+from promotion_gate.provenance.cache import alone, cached_place, discard, place_here, publish, staging
 from promotion_gate.provenance.dbom import Dbom, DbomEntry
 from promotion_gate.provenance.hashing import (
     FileHash,
@@ -21,16 +21,18 @@ from promotion_gate.provenance.hashing import (
     UnchangingFile,
     list_files,
 )
-from promotion_gate.provenance.sources import Limits, Remote, copy_hashed, open_remote
+from promotion_gate.provenance.sources import (
+    MIRROR_ONLY_VARIABLE,
+    LargerThanAllowed,
+    Limits,
+    Remote,
+    copy_hashed,
+    mirror_only,
+    open_remote,
+)
 from promotion_gate.provenance.verify import DataCheck, verify_at
 
-MIRROR_ONLY_VARIABLE = "PROMOTION_GATE_MIRROR_ONLY"
 _BUFFER = 2**20
-
-
-def mirror_only() -> bool:
-    """Whether ``PROMOTION_GATE_MIRROR_ONLY`` forbids everything but the mirror."""
-    return os.environ.get(MIRROR_ONLY_VARIABLE, "").strip().lower() not in ("", "0", "no", "false")
 
 
 def verified_copy(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: None) -> Path:
@@ -57,7 +59,11 @@ def verified_copy(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: N
             _require_same(verify_at(dbom, entry, source.place, progress))
         if verify_at(dbom, entry, place, progress).verified:
             return place
-        discard(held)
+        with alone(held.parent):
+            # Another process may have put a whole copy in its place meanwhile, and be reading it.
+            if verify_at(dbom, entry, place).verified:
+                return place
+            discard(held)
     with staging(held.parent, entry.size) as staged:
         _fill(dbom, entry, source, staged, place.name, progress)
         if not publish(staged, held) and not verify_at(dbom, entry, place, progress).verified:
@@ -93,7 +99,7 @@ def _source(dbom: Dbom, entry: DbomEntry) -> _Local | Remote:
                 f"the data set {entry.name} has no mirror, and {MIRROR_ONLY_VARIABLE} is set",
                 "mirror it first",
             )
-        return open_remote(entry.mirror)
+        return open_remote(entry.mirror, stay=True)
     place = dbom.local_path(entry)
     if place is not None and place.exists():
         return _Local(place)
@@ -117,7 +123,10 @@ def _fill(
     tell = Tally(entry.size, progress)
 
     def copy(path: str) -> str:
-        copied = _copy(source, path if entry.is_folder else "", staged / path, entry)
+        try:
+            copied = _copy(source, path if entry.is_folder else "", staged / path, entry)
+        except LargerThanAllowed:
+            return path
         tell.add(copied.size)
         return "" if copied.sha256 == expected[path] else path
 
@@ -126,7 +135,7 @@ def _fill(
         filter(None, Parallel(n_jobs=cores, prefer="threads")(delayed(copy)(path) for path in expected))
     )
     if wrong:
-        raise mismatch(entry, wrong, "changed")
+        raise mismatch(entry, wrong, "changed", "" if isinstance(source, _Local) else source.shown)
 
 
 def _copy(source: _Local | Remote, name: str, target: Path, entry: DbomEntry) -> FileHash:
@@ -181,14 +190,44 @@ def _require_same(check: DataCheck) -> None:
         raise HashMismatch(f"the data set {check.entry.name} cannot be vouched for: {check.problem}")
 
 
-def mismatch(entry: DbomEntry, paths: list[str], what: str) -> HashMismatch:
-    """The error that names the first of some files."""
+def mismatch(entry: DbomEntry, paths: list[str], what: str, remote: str = "") -> HashMismatch:
+    """The error that names the first of some files; ``remote`` is the URL of the copy, if it is not here."""
     some = ", ".join(f"{path!r:.120}" for path in paths[:3]) + (
         f" and {len(paths) - 3:,} more" * (len(paths) > 3)
     )
+    if remote:
+        return HashMismatch(
+            f"{remote:.200} holds other bytes than the entry of {entry.name} says: {what}: {some}",
+            "somebody wrote there: look into it before anything else"
+            + f"; 'promotion-gate dbom verify --mirror {entry.name}' names every difference"
+            * bool(entry.mirror),
+        )
     return HashMismatch(
         f"the data set {entry.name} is not what its entry says: {what}: {some}",
         f"'promotion-gate dbom verify {entry.name}' names every difference",
+    )
+
+
+def verify_anywhere(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: None) -> DataCheck:
+    """Hash the copy that a load would read: on this machine, else at the mirror, else in the cache."""
+    place = dbom.local_path(entry)
+    if place is not None and place.exists():
+        return verify_at(dbom, entry, place, progress)
+    if entry.mirror:
+        return verify_mirror(dbom, entry, progress)
+    try:
+        cached = place_here(dbom, entry)
+    except InputError as error:
+        return DataCheck(entry, problem=str(error))
+    if cached is not None:
+        return verify_at(dbom, entry, cached, progress)
+    where = f" ({entry.path!r:.200})" if entry.path else ""
+    what = f"put it there again from {entry.origin:.200}" if entry.path and entry.origin else ""
+    fetch = f"'promotion-gate dbom add {entry.origin:.200} --name {entry.name} --replace …' fetches it"
+    return DataCheck(
+        entry,
+        problem=f"not on this machine{where}, and the entry names no mirror: "
+        + (what or (fetch if entry.origin and not entry.is_folder else "put it there, or mirror it")),
     )
 
 
@@ -199,7 +238,7 @@ def verify_mirror(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: N
     if not entry.sha256 or not entry.mirror:
         return DataCheck(entry, problem="the entry gives no " + ("mirror" if entry.sha256 else "SHA-256"))
     try:
-        remote = open_remote(entry.mirror)
+        remote = open_remote(entry.mirror, stay=mirror_only())
         expected = dbom.sidecar(entry)[1] if entry.is_folder else {"": entry.sha256}
         there = remote.names() if entry.is_folder else None
         readable = [path for path in expected if there is None or path in there]
@@ -208,7 +247,10 @@ def verify_mirror(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: N
         from joblib import Parallel, delayed
 
         def hashed(path: str) -> FileHash:
-            found = copy_hashed(remote.blocks(path, limits), None, path)
+            try:
+                found = copy_hashed(remote.blocks(path, limits), None, path)
+            except LargerThanAllowed:
+                return FileHash(path, entry.size, "")
             tell.add(found.size)
             return found
 

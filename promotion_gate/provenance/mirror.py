@@ -13,7 +13,13 @@ from pathlib import Path
 from promotion_gate.core.errors import HashMismatch, InputError
 from promotion_gate.data.files import reading, without_credentials
 from promotion_gate.provenance.hashing import FileHash, Progress, Tally, Tree
-from promotion_gate.provenance.sources import Limits, Remote, copy_hashed, open_remote
+from promotion_gate.provenance.sources import (
+    LargerThanAllowed,
+    Limits,
+    Remote,
+    copy_hashed,
+    open_remote,
+)
 
 WRITERS = 8
 
@@ -50,8 +56,11 @@ def publish_to_mirror(data: Path, tree: Tree, root: str, progress: Progress = la
     def copy(file: FileHash) -> None:
         local, name = (data, "") if tree.kind == "file" else (data / file.path, file.path)
         _write_once(remote, name, local)
-        found = copy_hashed(remote.blocks(name, Limits(size=file.size)), None, file.path)
-        if found.sha256 != file.sha256:
+        try:
+            found = copy_hashed(remote.blocks(name, Limits(size=file.size)), None, file.path).sha256
+        except LargerThanAllowed:
+            found = ""
+        if found != file.sha256:
             raise HashMismatch(
                 f"the mirror holds other bytes at {remote.shown} ({file.path!r:.120})",
                 "somebody wrote there: look into it before anything else",

@@ -7,6 +7,7 @@ that a URL names.
 from __future__ import annotations
 
 import hashlib
+import os
 import posixpath
 import re
 import time
@@ -16,13 +17,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import quote, unquote, urlsplit
 
-from promotion_gate.core.errors import InputError
+from promotion_gate.core.errors import InputError, Unregistered
 from promotion_gate.data.files import reading, without_credentials
 from promotion_gate.provenance.hashing import FileHash
 
+MIRROR_ONLY_VARIABLE = "PROMOTION_GATE_MIRROR_ONLY"
 SCHEMES = ("http", "https", "s3", "gs", "gcs", "file")
 SILENCE_SECONDS = 60
 _BLOCK = 2**20
+
+
+class LargerThanAllowed(InputError):
+    """A file goes on after the last byte that was allowed: where its size is known, it is another file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Remote:
             while block := file.read(_BLOCK):
                 left -= len(block)
                 if left < 0:
-                    raise InputError(f"{what} is larger than {limits.size:,} bytes")
+                    raise LargerThanAllowed(f"{what} is larger than {limits.size:,} bytes")
                 if time.monotonic() > ends:
                     raise InputError(f"{what} takes longer than {limits.seconds:.0f} s to fetch")
                 yield block
@@ -76,8 +82,8 @@ class Remote:
             return {path.removeprefix(base) for path in self.fs.find(self.path)}
 
 
-def open_remote(url: str) -> Remote:
-    """Make sense of a URL; nothing is read yet.
+def open_remote(url: str, *, stay: bool = False) -> Remote:
+    """Make sense of a URL; nothing is read yet. With ``stay``, a web server may not send readers elsewhere.
 
     Raises
     ------
@@ -97,7 +103,11 @@ def open_remote(url: str) -> Remote:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=SILENCE_SECONDS)
-        options = {"client_kwargs": {"timeout": timeout}}
+        client: dict[str, Any] = {"timeout": timeout}
+        if stay:
+            client["trace_configs"] = [_staying()]
+        # An instance that was made without the tracing must not be found again.
+        options = {"client_kwargs": client, "skip_instance_cache": stay}
     try:
         fs, path = fsspec.core.url_to_fs(unquote(url) if scheme == "file" else url, **options)
     except (ImportError, ValueError) as error:
@@ -105,6 +115,30 @@ def open_remote(url: str) -> Remote:
     # What another part of this process listed before may have changed since.
     fs.invalidate_cache()
     return Remote(fs, path, shown, is_http)
+
+
+def mirror_only() -> bool:
+    """Whether ``PROMOTION_GATE_MIRROR_ONLY`` forbids everything but the mirror."""
+    return os.environ.get(MIRROR_ONLY_VARIABLE, "").strip().lower() not in ("", "0", "no", "false")
+
+
+def _staying() -> Any:
+    """Make a client refuse to be sent to another server than the one it asked."""
+    import aiohttp
+
+    async def redirected(_: Any, __: Any, told: Any) -> None:
+        location = told.response.headers.get("Location") or told.response.headers.get("URI") or ""
+        there = told.url.join(type(told.url)(location))
+        if (there.host, there.port) != (told.url.host, told.url.port) or there.scheme != told.url.scheme:
+            raise Unregistered(
+                f"{without_credentials(str(told.url)):.200} sends readers on to "
+                f"{without_credentials(str(there)):.200}, and nothing but the mirror may be read",
+                "let the mirror serve the files itself",
+            )
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_request_redirect.append(redirected)
+    return tracing
 
 
 def copy_hashed(blocks: Iterable[bytes | memoryview], target: BinaryIO | None, name: str) -> FileHash:

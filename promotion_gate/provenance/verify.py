@@ -43,7 +43,7 @@ def verify_local(dbom: Dbom, entry: DbomEntry, progress: Progress = lambda _: No
     """Hash the copy of a data set on this machine; what keeps it from being read is a problem, no error."""
     place = dbom.local_path(entry)
     if place is None:
-        return DataCheck(entry, problem="the entry names no place on this machine")
+        return DataCheck(entry, problem="not on this machine: the entry names no place here")
     return verify_at(dbom, entry, place, progress)
 
 
@@ -78,7 +78,7 @@ def verify_at(dbom: Dbom, entry: DbomEntry, place: Path, progress: Progress = la
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """The share of training data sets with a verified checksum, in percent.
+    """The share of training data sets that are vetted and have a verified checksum, in percent.
 
     ``unregistered`` are data sets that something else found, such as a scan of the code, and that have no
     entry. Without any data set at all there is nothing unverified, and the share is 100.
@@ -88,9 +88,14 @@ class Coverage:
     unregistered: tuple[str, ...] = ()
 
     @property
+    def covered(self) -> int:
+        """How many data sets are vetted and verified."""
+        return sum(check.verified and check.entry.vetting == "vetted" for check in self.checks)
+
+    @property
     def percent(self) -> float:
         total = len(self.checks) + len(self.unregistered)
-        return 100.0 * sum(check.verified for check in self.checks) / total if total else 100.0
+        return 100.0 * self.covered / total if total else 100.0
 
 
 def coverage(checks: Sequence[DataCheck], unregistered: Sequence[str] = ()) -> Coverage:

@@ -29,11 +29,12 @@ def version_facts(found: Any, name: str, version: int | None = None) -> VersionF
 
 
 def model_facts(found: Any, name: str) -> ModelFacts:
-    """The aliases of model ``name``, and whether its versions are in stages."""
+    """The aliases and tags of model ``name``, and whether its versions are in stages."""
     return ModelFacts(
         _named(found, name),
         {alias: int(version) for alias, version in found.aliases.items()},
         any(stage_of(version) for version in found.latest_versions or ()),
+        dict(found.tags or {}),
     )
 
 

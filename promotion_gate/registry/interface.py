@@ -47,11 +47,12 @@ class VersionFacts:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What the registry says of a registered model: its aliases, and whether it uses legacy stages."""
+    """What the registry says of a registered model: its aliases, whether it uses legacy stages, its tags."""
 
     name: str
     aliases: Mapping[str, int]
     uses_stages: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ class EventPointer:
     """Where an event of history stands in the registry, in tags; the facts are in its signed record.
 
     ``from_version`` and ``to_version`` are None for events that move nothing, ``from_version`` also for
-    the first promotion. ``sequence`` orders events; ``mirror_stage`` says whether the legacy stage
-    follows the alias in this move.
+    the first promotion. Those of a foreign entry are what it tells; the gate moved nothing. ``sequence``
+    orders events; ``mirror_stage`` says whether the legacy stage follows the alias in this move.
     """
 
     name: str
@@ -75,7 +76,7 @@ class EventPointer:
 
     @property
     def moves(self) -> bool:
-        return self.to_version is not None
+        return self.to_version is not None and self.action != "foreign"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +122,10 @@ class Registry(Protocol):
 
     def version(self, ref: ModelRef) -> VersionFacts: ...
 
+    def versions(self, name: str) -> Sequence[VersionFacts]:
+        """Every version of a model, in order of their numbers."""
+        ...
+
     def model(self, name: str) -> ModelFacts: ...
 
     def run_facts(self, run_id: str, curves: str = "") -> RunFacts:
@@ -140,6 +145,8 @@ class Registry(Protocol):
         ...
 
     def set_version_tag(self, ref: ModelRef, key: str, value: str) -> None: ...
+
+    def set_model_tag(self, name: str, key: str, value: str) -> None: ...
 
     def start_gate_run(self, ref: ModelRef, tags: Mapping[str, str]) -> str:
         """Open the MLflow run of one gate run and return its id."""

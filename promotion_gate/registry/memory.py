@@ -50,6 +50,7 @@ class MemoryStore:
     versions: dict[ModelRef, VersionFacts] = field(default_factory=dict)
     artifacts: dict[ModelRef, dict[str, bytes]] = field(default_factory=dict)
     aliases: dict[str, dict[str, int]] = field(default_factory=dict)
+    model_tags: dict[str, dict[str, str]] = field(default_factory=dict)
     runs: dict[str, StoredRun] = field(default_factory=dict)
     run_facts: dict[str, RunFacts] = field(default_factory=dict)
     events: dict[str, Event] = field(default_factory=dict)
@@ -108,12 +109,18 @@ class MemoryRegistry:
         with _Call(self, "version"):
             return self.store.versions[self._known(ref)]
 
+    def versions(self, name: str) -> Sequence[VersionFacts]:
+        with _Call(self, "versions"):
+            found = [facts for ref, facts in self.store.versions.items() if ref.name == name]
+            return sorted(found, key=lambda facts: facts.ref.version)
+
     def model(self, name: str) -> ModelFacts:
         with _Call(self, "model"):
             if name not in self.store.aliases:
                 raise NotInRegistry(f"no registered model {name!r} at {self.host}")
             staged = any(v.stage for v in self.store.versions.values() if v.ref.name == name)
-            return ModelFacts(name, dict(self.store.aliases[name]), staged)
+            tags = dict(self.store.model_tags.get(name, {}))
+            return ModelFacts(name, dict(self.store.aliases[name]), staged, tags)
 
     def run_facts(self, run_id: str, curves: str = "") -> RunFacts:
         with _Call(self, "run_facts"):
@@ -134,6 +141,12 @@ class MemoryRegistry:
         with _Call(self, "set_version_tag"):
             facts = self.store.versions[self._known(ref)]
             self.store.versions[ref] = replace(facts, tags={**facts.tags, key: value})
+
+    def set_model_tag(self, name: str, key: str, value: str) -> None:
+        with _Call(self, "set_model_tag"):
+            if name not in self.store.aliases:
+                raise NotInRegistry(f"no registered model {name!r} at {self.host}")
+            self.store.model_tags.setdefault(name, {})[key] = value
 
     def start_gate_run(self, ref: ModelRef, tags: Mapping[str, str]) -> str:
         with _Call(self, "start_gate_run"):

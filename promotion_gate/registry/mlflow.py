@@ -25,7 +25,6 @@ from promotion_gate.registry.answers import (
     model_facts,
     moment,
     run_of,
-    stage_of,
     tagged,
     version_facts,
 )
@@ -177,6 +176,13 @@ class MlflowRegistry:
             lambda client: client.set_model_version_tag(ref.name, str(ref.version), key, value),
         )
 
+    def set_model_tag(self, name: str, key: str, value: str) -> None:
+        """Again: the same value."""
+        self._ask(
+            f"a tag of model {name!r}",
+            lambda client: client.set_registered_model_tag(name, key, value),
+        )
+
     def start_gate_run(self, ref: ModelRef, tags: Mapping[str, str]) -> str:
         own = {
             KIND: "gate",
@@ -267,20 +273,21 @@ class MlflowRegistry:
         self._ask(f"the stage of {ref}", move, within=STAGE_SECONDS)
 
     def production_stage(self, name: str) -> Sequence[int]:
+        return [facts.ref.version for facts in self.versions(name) if facts.stage == "Production"]
+
+    def versions(self, name: str) -> Sequence[VersionFacts]:
         quote = next((mark for mark in "\"'" if mark not in name), None)
         # MLflow's filters know no escape: a name with both quotation marks is looked for among all models.
         condition = None if quote is None else f"name={quote}{name}{quote}"
 
-        def search(client: Any) -> list[Any]:
-            found = list(
-                _pages(lambda token: client.search_model_versions(condition, _PAGE, page_token=token))
-            )
-            if condition is not None and any(version.name != name for version in found):
-                raise WrongAnswer("it speaks of another model")
-            return found
+        def search(client: Any) -> list[VersionFacts]:
+            pages = _pages(lambda token: client.search_model_versions(condition, _PAGE, page_token=token))
+            return [
+                version_facts(found, name) for found in pages if condition is not None or found.name == name
+            ]
 
-        found = self._ask(f"the stages of model {name!r}", search)
-        return sorted(int(mv.version) for mv in found if mv.name == name and stage_of(mv) == "Production")
+        found = self._ask(f"the versions of model {name!r}", search)
+        return sorted(found, key=lambda facts: facts.ref.version)
 
     def events(self, name: str) -> Sequence[Event]:
         condition = f"tags.`{KIND}` = 'event' and tags.`{MODEL_KEY}` = '{model_key(name)}'"

@@ -104,7 +104,7 @@ def read_pointer(tags: Mapping[str, str]) -> EventPointer | None:
         gate_run_id = tags.get(PREFIX + "gate_run_id", _ABSENT)
         return EventPointer(
             name=tags[MODEL],
-            version=int(tags[VERSION]),
+            version=_numbered(tags[VERSION]),
             action=cast(Action, action),
             alias=tags[PREFIX + "alias"],
             sequence=int(tags[PREFIX + "sequence"]),
@@ -122,4 +122,11 @@ def _number(version: int | None) -> str:
 
 
 def _version(text: str) -> int | None:
-    return None if text == _ABSENT else int(text)
+    return None if text == _ABSENT else _numbered(text)
+
+
+def _numbered(text: str) -> int:
+    version = int(text)
+    if not 1 <= version < 10**18:
+        raise ValueError(f"not a version number: {text[:80]!r}")
+    return version

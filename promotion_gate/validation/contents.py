@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 from numpy.typing import NDArray
 
+from promotion_gate.data.decode import SUFFIXES
+from promotion_gate.data.files import is_hidden
 from promotion_gate.validation.expectations import Balance, Files, ImagesExpected, Labels
 from promotion_gate.validation.judged import ROWS_TOLD, Judged, Offender, State, plural, share_of
 from promotion_gate.validation.survey import Survey
 
 _LISTED = 200
+_UNREAD_LISTED = 10_000
 
 
-def files(survey: Survey, expected: Files) -> Iterator[Judged]:
-    """Every image was decoded whole."""
+def files(survey: Survey, unread: Sequence[str] | None, expected: Files) -> Iterator[Judged]:
+    """Every image was decoded whole, and every file of the folder, if the set is one, is such an image."""
     bad = np.flatnonzero(~survey.readable)
     errors = survey.column("error")
     yield Judged.at_most(
@@ -26,6 +30,23 @@ def files(survey: Survey, expected: Files) -> Iterator[Judged]:
         f"{share_of(len(bad), len(survey))} cannot be read whole",
         offenders(survey, bad, lambda row: str(errors[row])),
     )
+    if unread is not None:
+        strange = [name for name in unread if not any(fnmatchcase(name, p) for p in expected.allow_unread)]
+        table = [("File", ""), *((name, why_unread(name)) for name in strange[:_UNREAD_LISTED])]
+        yield Judged.at_most(
+            "files.max_unread",
+            len(strange),
+            expected.max_unread,
+            f"{plural(len(strange), 'file')} in the folder that nobody would look at",
+            table=table if strange else (),
+        )
+
+
+def why_unread(name: str) -> str:
+    """Why a file of the folder is none of the set's images."""
+    if is_hidden(name):
+        return "hidden"
+    return "in no class folder" if name.lower().endswith(SUFFIXES) else "not an image by its suffix"
 
 
 def labels(survey: Survey, expected: Labels) -> Iterator[Judged]:

@@ -45,9 +45,15 @@ class Reading(_Table):
 
 
 class Files(_Table):
-    """Images that cannot be read whole: missing, truncated, corrupt, of an unknown kind, or too large."""
+    """Images that cannot be read whole: missing, truncated, corrupt, of an unknown kind, or too large.
+
+    And files of the folder that are not read at all, hidden ones or others than images: how many there may be
+    besides those that match a shell pattern of ``allow_unread``, in which ``*`` stands for ``/`` too.
+    """
 
     max_unreadable: Count = 0
+    max_unread: Count = 0
+    allow_unread: list[str] = []
 
 
 class Labels(_Table):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from glob import escape
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from promotion_gate.validation.judged import plural, share_of
 from promotion_gate.validation.run import Validation
 
 _LABELS_TOLD, _VALUES_TOLD = 20, 8
+_NAMES_LISTED = 100
 
 
 def profile_lines(found: Validation) -> Iterator[str]:
@@ -24,6 +26,9 @@ def profile_lines(found: Validation) -> Iterator[str]:
     yield f"{data.uri}: {plural(len(data), 'image')}, {unread:,} of them cannot be read whole"
     for row in np.flatnonzero(~data.readable)[:5].tolist():
         yield f"- {data.ids[row]} [{data.label(row)}]: {data.column('error')[row]}"
+    if found.unread:
+        told = ", ".join(found.unread[:_VALUES_TOLD]) + (", …" if len(found.unread) > _VALUES_TOLD else "")
+        yield f"{plural(len(found.unread), 'file')} in the folder that nobody would look at: {told}"
     counts = label_counts(data)
     yield f"labels: {len(counts):,}, {min(counts.values()):,} to {max(counts.values()):,} rows"
     for name, count in sorted(counts.items(), key=lambda one: -one[1])[:_LABELS_TOLD]:
@@ -64,7 +69,7 @@ def starting_expectations(found: Validation, reading: Reading) -> str:
     )
     document.add("version", tomlkit.item(1))
     tables: dict[str, dict[str, Any]] = {"data": reading.model_dump(exclude_defaults=True)}
-    tables["files"] = {"max_unreadable": facts["unreadable"]}
+    tables["files"] = {"max_unreadable": facts["unreadable"], **_unread(found.unread or ())}
     tables["labels"] = {"exact": list(counts)}
     if facts["width"]:
         tables["images"] = {
@@ -93,6 +98,13 @@ def starting_expectations(found: Validation, reading: Reading) -> str:
             table.add(key, _item(value))
         document.add(name, table)
     return tomlkit.dumps(document)
+
+
+def _unread(names: Sequence[str]) -> dict[str, Any]:
+    """The files by name where a person can read the list."""
+    if not names or len(names) > _NAMES_LISTED or any(not name.isprintable() for name in names):
+        return {"max_unread": len(names)}
+    return {"allow_unread": [escape(name) for name in names]}
 
 
 def _item(value: Any) -> Any:

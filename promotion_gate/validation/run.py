@@ -10,8 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from promotion_gate.core.errors import GateError
+from promotion_gate.core.errors import GateError, InputError, UsageError
 from promotion_gate.core.types import JSON
+from promotion_gate.data.unread import unread_files
 from promotion_gate.validation.alike import Alike, duplicates, find_alike, leakage
 from promotion_gate.validation.contents import balance, files, images, label_counts, labels, value_counts
 from promotion_gate.validation.drifting import drift
@@ -25,7 +26,10 @@ _SIZES_TOLD = 20
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Validation:
-    """A data set beside its expectations; ``expectations`` is None for a first look, which judges nothing."""
+    """A data set beside its expectations; ``expectations`` is None for a first look, which judges nothing.
+
+    ``unread`` are the files of its folder that are not part of it; None where it lies in no folder.
+    """
 
     data: Survey = field(repr=False)
     holdout: Survey | None = field(repr=False)
@@ -33,6 +37,7 @@ class Validation:
     alike: Alike = field(repr=False)
     expectations: Expectations | None = field(repr=False)
     judged: Sequence[Judged] = ()
+    unread: Sequence[str] | None = None
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     @property
@@ -60,6 +65,8 @@ def validate(
     jobs: int = 0,
     reading: Reading | None = None,
     more: Callable[[Survey, Alike], Iterable[Judged]] | None = None,
+    whole: bool = False,
+    called: str = "",
 ) -> Validation:
     """Examine the data set at ``path``, a path or URL.
 
@@ -72,6 +79,8 @@ def validate(
     expectations: what to judge by; None to look only.
     reading: how the data is read, where the expectations do not say.
     more: further expectations on the same survey, such as a team's own suites.
+    whole: whether files of another split count as not read.
+    called: what reports call the data set; else its path.
 
     Raises
     ------
@@ -80,8 +89,10 @@ def validate(
     started = datetime.now(UTC)
     asked = expectations or Expectations(version=1)
     read = reading or asked.data
+    source = read.source(path, read.split)
+    data_set = open_data(source, called=called)
     opened = {
-        "data": open_data(read.source(path, read.split)),
+        "data": data_set,
         "holdout": open_data(read.source(holdout, read.holdout_split)) if holdout else None,
         "previous": open_data(read.source(previous, read.split)) if previous else None,
     }
@@ -94,21 +105,30 @@ def validate(
     if progress is not None:
         progress("comparing images with each other")
     alike = find_alike(data, held, asked.likeness)
+    try:
+        unread = unread_files(data_set, source, whole=whole)
+    except InputError as error:
+        raise UsageError(error.what, error.remedy) from None
     judged: list[Judged] = []
     if expectations is not None:
-        judged += _judge(data, held, before, alike, expectations)
+        judged += _judge(data, unread, held, before, alike, expectations)
         if more is not None:
             judged += more(data, alike)
-    return Validation(data, held, before, alike, expectations, judged, started)
+    return Validation(data, held, before, alike, expectations, judged, unread, started)
 
 
 def _judge(
-    data: Survey, holdout: Survey | None, previous: Survey | None, alike: Alike, expected: Expectations
+    data: Survey,
+    unread: Sequence[str] | None,
+    holdout: Survey | None,
+    previous: Survey | None,
+    alike: Alike,
+    expected: Expectations,
 ) -> list[Judged]:
     leaks = expected.leakage or (Leakage() if holdout is not None else None)
     versions = expected.previous or (Previous() if previous is not None else None)
     families: list[tuple[str, Callable[[], Iterable[Judged]]]] = [
-        ("files", partial(files, data, expected.files))
+        ("files", partial(files, data, unread, expected.files))
     ]
     if expected.labels is not None:
         families.append(("labels", partial(labels, data, expected.labels)))
@@ -160,6 +180,7 @@ def profile_facts(found: Validation) -> dict[str, JSON]:
     return {
         "rows": len(data),
         "unreadable": int((~known).sum()),
+        "unread": None if found.unread is None else len(found.unread),
         "labels": dict(label_counts(data)),
         "width": [int(width.min()), int(width.max())] if len(width) else None,
         "height": [int(height.min()), int(height.max())] if len(height) else None,

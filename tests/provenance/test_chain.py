@@ -1,16 +1,22 @@
 import json
+import shutil
 import subprocess
 from dataclasses import replace
+from datetime import UTC, datetime
 
+import numpy as np
 import pytest
+from fsspec import filesystem
 
 from promotion_gate.core.errors import SigningError, Unregistered
 from promotion_gate.core.keys import own_keyring
 from promotion_gate.core.types import ArtifactFile, DatasetInput, RunFacts
-from promotion_gate.provenance.attest import verify_attestation
+from promotion_gate.data.files import Location
+from promotion_gate.data.imagefolder import FileImages
+from promotion_gate.provenance.attest import code_commit, sign_attestation, verify_attestation
 from promotion_gate.provenance.chain import SHA256_TAG, declared_datasets, follow
 from promotion_gate.provenance.dbom import read_dbom
-from promotion_gate.provenance.register import Particulars, add_path
+from promotion_gate.provenance.register import Particulars, add_path, remove
 from promotion_gate.training import attest
 
 
@@ -43,14 +49,35 @@ def trained(registered, signs):
         (DatasetInput("signs", "training", "", entry.sha256[:36], {SHA256_TAG: entry.sha256}),),
     )
     digest = verify_attestation(envelope, keys.trusted).files["MLmodel"]
-    return {
+    parts = {
         "attestation": envelope,
         "trainers": keys.trusted,
         "files": (ArtifactFile("MLmodel", 1, digest),),
         "run": facts,
         "dbom": read_dbom(registered),
         "training": signs / "a b",
+        "images": file_images(signs / "a b" / "sp ace.png"),
     }
+    return attested_anew(parts, home)
+
+
+def file_images(*paths):
+    """An image set that reads these files."""
+    place = Location(filesystem("file"), str(paths[0].parent), str(paths[0].parent))
+    names = list(map(str, paths))
+    return FileImages(place, names, names, np.zeros(len(paths), np.int64), ("stop",), ())
+
+
+def attested_anew(trained, home, **changed):
+    """The parts with a new statement on what is there now, signed by the same trainer."""
+    dbom = read_dbom(home / "dbom.json")
+    run_id = changed.pop("run_id", "run-1")
+    envelope = sign_attestation(
+        trained["files"], dbom, [dbom.entry("signs")], own_keyring(home / "keys" / "trainer.pem").signing,
+        commit=changed.pop("commit", code_commit(home)), run_id=run_id, finished=datetime.now(UTC),
+        **changed,
+    )  # fmt: skip
+    return {**trained, "attestation": envelope}
 
 
 def broken(parts):
@@ -137,6 +164,83 @@ def test_it_breaks_at_the_run(trained):
     ):
         ((name, why),) = broken({**trained, "run": other})
         assert (name, said in why) == ("run", True), why
+
+
+def test_a_document_from_a_branch_that_was_never_merged_breaks_it(trained, registered, signs):
+    """Data vetted on a side branch alone: nobody who may merge has seen it."""
+    home = registered.parent
+    (home / "side").write_text("data")
+    git(home, "checkout", "--quiet", "-b", "side")
+    add_path(registered, home / "side", Particulars("side", "1"))
+    git(home, "commit", "--quiet", "-a", "-m", "side")
+    commit = code_commit(home)
+    parts = attested_anew(trained, home, commit=commit)
+    run = replace(trained["run"], tags={"mlflow.source.git.commit": commit})
+    assert broken({**parts, "run": run, "dbom": read_dbom(registered)}) == []
+    git(home, "checkout", "--quiet", "-")
+    ((name, why),) = broken({**parts, "run": run, "dbom": read_dbom(registered)})
+    assert (name, "never merged" in why) == ("commit", True), why
+
+
+def test_data_that_is_gone_from_the_document_breaks_it(trained, registered):
+    remove(registered, "signs")
+    links = dict(broken({**trained, "dbom": read_dbom(registered)}))
+    assert "not registered today" in links["data"]
+
+
+def test_a_statement_without_a_run_is_not_taken_for_another(trained, registered):
+    home = registered.parent
+    ((name, why),) = broken(attested_anew(trained, home, run_id=""))
+    assert (name, "names no run" in why) == ("run", True)
+    ((name, why),) = broken(attested_anew(trained, home, run_id="run-2"))
+    assert (name, "is of run 'run-2'" in why) == ("run", True)
+
+
+def test_a_statement_without_a_commit_is_not_taken_for_one_of_a_repository(trained, registered):
+    home = registered.parent
+    links = dict(broken(attested_anew(trained, home, commit="")))
+    assert "no commit was attested" in links["commit"]
+    assert "attested is none" in links["run"]
+    shutil.rmtree(home / ".git")
+    without = attested_anew(trained, home, commit="")
+    assert broken({**without, "run": replace(trained["run"], tags={})}) == []
+
+
+def test_code_that_was_not_committed_breaks_it(trained, registered):
+    home = registered.parent
+    (home / "train.py").write_text("honest")
+    (home / "notes.txt").write_text("what training leaves is not code")
+
+    def attested():
+        envelope = attest(
+            home / "model", ["signs"], key=home / "keys" / "trainer.pem", run_id="", out=home / "a",
+            dbom=registered,
+        )  # fmt: skip
+        return verify_attestation(envelope, trained["trainers"]).uncommitted
+
+    assert attested() == ("train.py",)
+    git(home, "add", "train.py")
+    git(home, "commit", "--quiet", "-m", "code")
+    assert attested() == ()
+    (home / "train.py").write_text("poison")
+    assert attested() == ("train.py",)
+    git(home, "checkout", "--quiet", "train.py")
+    commit = code_commit(home)
+    run = replace(trained["run"], tags={"mlflow.source.git.commit": commit})
+    dirty = attested_anew(trained, home, uncommitted=("train.py",))
+    assert broken({**dirty, "run": run}) == [
+        ("commit", "the code was not that of the commit; uncommitted: 'train.py'")
+    ]
+
+
+def test_a_manifest_in_the_set_that_names_files_outside_breaks_it(trained, registered, signs):
+    """The set's own bytes are vetted; what the gate would read is not."""
+    outside = registered.parent / "outside.png"
+    outside.write_text("x")
+    for path in (outside, signs / ".." / "outside.png"):
+        ((name, why),) = broken({**trained, "images": file_images(signs / "plain.png", path)})
+        assert (name, "which is not part of signs" in why) == ("examined", True), why
+    assert broken({**trained, "images": None})[0][0] == "examined"
 
 
 def test_it_breaks_at_what_the_gate_examines(trained, signs):

@@ -5,7 +5,7 @@ import pytest
 
 from promotion_gate.core.errors import GateError, HashMismatch, InputError
 from promotion_gate.provenance.dbom import read_dbom
-from promotion_gate.provenance.dvc import import_dvc
+from promotion_gate.provenance.dvc import import_dvc, read_dvc
 
 
 def md5(content):
@@ -49,6 +49,14 @@ def test_a_changed_file_is_named(home, folder):
     with pytest.raises(HashMismatch, match="'data/signs' is not what"):
         list(import_dvc(home / "dbom.json", home / "data" / "signs.dvc"))
     assert not (home / "dbom.json").exists()
+
+
+def test_an_md5_of_digits_alone_is_no_number(home):
+    """YAML reads one without quotes as a number, and one that begins with 0 as an octal one."""
+    for digits in ("12345678901234567890123456789012", "01234567012345670123456701234567"):
+        (home / "one.png.dvc").write_text(f"outs:\n- md5: {digits}\n  hash: md5\n  path: 2024\n")
+        (tracked,) = read_dvc(home / "one.png.dvc")
+        assert (tracked.md5, tracked.place.name) == (digits, "2024")
 
 
 def test_a_lock_names_the_outputs_of_its_stages(home):

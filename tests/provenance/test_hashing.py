@@ -2,6 +2,8 @@ import hashlib
 import os
 import socket
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +31,8 @@ def test_every_file_of_a_folder_is_hashed_in_byte_order(signs):
         assert file.sha256 == hashlib.sha256((signs / file.path).read_bytes()).hexdigest()
 
 
-def test_many_files_of_all_sizes_keep_their_digests(tmp_path):
+def test_many_files_of_all_sizes_keep_their_digests(tmp_path, monkeypatch):
+    monkeypatch.setattr(hashing, "LONG_BYTES", 0)
     contents = {f"{i:04d}": bytes([i % 251]) * (i * 977 % 40_000) for i in range(700)}
     contents["huge"] = b"h" * 20_000_000
     for name, content in contents.items():
@@ -143,10 +146,43 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
     assert done.is_set()
 
 
+@pytest.mark.parametrize("change", [append, rewrite_in_place, rename_over])
+def test_a_small_file_that_changes_while_it_is_read_is_refused(signs, monkeypatch, change):
+    whole = os.read
+
+    def read(descriptor, size):
+        content = whole(descriptor, size)
+        monkeypatch.setattr(hashing.os, "read", whole)
+        change(Path(f"/proc/self/fd/{descriptor}").readlink())
+        return content
+
+    monkeypatch.setattr(hashing.os, "read", read)
+    with pytest.raises(InputError, match="changed while it was read"):
+        hash_tree(signs)
+
+
+def test_other_processes_say_the_same(signs, monkeypatch):
+    (signs / "large").write_bytes(b"x" * 100_000)
+    told = []
+    monkeypatch.setattr(hashing, "LONG_BYTES", 0)
+    here = hash_tree(signs, md5=True)
+    monkeypatch.setattr(hashing, "_WORTH_PROCESSES", 1)
+    assert hash_tree(signs, md5=True, progress=told.append) == here
+    assert told[-1].startswith("100 %")
+
+
+def test_a_file_that_cannot_be_read_is_named_by_other_processes_too(signs, monkeypatch):
+    monkeypatch.setattr(hashing, "_WORTH_PROCESSES", 1)
+    listed = hashing.list_files(signs)
+    (signs / "plain.png").unlink()
+    with pytest.raises(InputError, match=r"'plain.png': No such file"):
+        hashing.hash_files(signs, *listed)
+
+
 def test_a_file_that_comes_while_others_are_read_is_noticed(tmp_path, monkeypatch):
     root = tmp_path / "set"
     (root / "sub").mkdir(parents=True)
-    (root / "sub" / "a").write_text("a")
+    (root / "sub" / "a").write_bytes(b"a" * 100_000)
     whole = hashing.UnchangingFile.blocks
 
     def blocks(self, buffer):
@@ -156,3 +192,27 @@ def test_a_file_that_comes_while_others_are_read_is_noticed(tmp_path, monkeypatc
     monkeypatch.setattr(hashing.UnchangingFile, "blocks", blocks)
     with pytest.raises(InputError, match="the folder 'sub' changed"):
         hash_tree(root)
+
+
+def test_progress_is_told_of_long_work_alone_and_in_order(monkeypatch):
+    told = []
+    short = hashing.Tally(1000, told.append)
+    for _ in range(10):
+        short.add(100)
+    assert told == []
+    clock = iter((0.0, 1.5, 1.6, 1.7))
+    with monkeypatch.context() as patched:
+        patched.setattr(hashing.time, "monotonic", lambda: next(clock))
+        slow = hashing.Tally(1000, told.append)
+        for _ in range(3):
+            slow.add(100)
+    assert told == ["10 % of 1000 bytes hashed"], "work that begins slowly is short all the same"
+    told.clear()
+    monkeypatch.setattr(hashing, "LONG_BYTES", 1000)
+    tally = hashing.Tally(8000, lambda line: (time.sleep(0.001), told.append(int(line.split()[0])))[1])
+    threads = [threading.Thread(target=tally.add, args=(100,)) for _ in range(80)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == list(range(10, 101, 10))

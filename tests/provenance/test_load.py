@@ -4,6 +4,7 @@ import stat
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import promotion_gate
-from promotion_gate.core.errors import DbomError, HashMismatch, InputError, Unregistered
+from promotion_gate.core.errors import DbomError, GateError, HashMismatch, InputError, Unregistered
 from promotion_gate.provenance import load
 from promotion_gate.provenance.dbom import read_dbom
 from promotion_gate.provenance.register import Particulars, add_path, add_url
@@ -142,6 +143,53 @@ def test_mirror_only_reads_nothing_else(registered, signs, restated, monkeypatch
     assert (promotion_gate.verified_path("signs") / "plain.png").read_text() == "plain.png"
 
 
+def test_mirror_only_follows_no_redirect_to_another_server(home, server, monkeypatch):
+    folder, url = server
+    (folder / "set.npz").write_bytes(b"n")
+    seen = []
+
+    class Elsewhere(SimpleHTTPRequestHandler):
+        def do_GET(self):
+            seen.append(self.path)
+            self.send_response(302)
+            self.send_header("Location", f"{url}/set.npz")
+            self.end_headers()
+
+        log_message = do_HEAD = lambda *_: None
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as mirror:
+        threading.Thread(target=mirror.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{mirror.server_port}"
+        add_path(home / "dbom.json", _moved(home), Particulars("set", "1", mirror=f"{address}/set.npz"))
+        (home / "set.npz").unlink()
+        assert promotion_gate.verified_path("set").read_bytes() == b"n", "else, its bytes are what counts"
+        load.discard(promotion_gate.verified_path("set").parent)
+        monkeypatch.setenv("PROMOTION_GATE_MIRROR_ONLY", "1")
+        with pytest.raises(GateError, match="sends readers on to http"):
+            promotion_gate.verified_path("set")
+        dbom = read_dbom(home / "dbom.json")
+        assert "sends readers on" in load.verify_mirror(dbom, dbom.entry("set")).problem
+        mirror.shutdown()
+    assert seen
+
+
+def _moved(home):
+    (home / "set.npz").write_bytes(b"n")
+    return home / "set.npz"
+
+
+def test_other_bytes_in_the_mirror_are_said_to_be_there(registered, signs, restated, tmp_path_factory):
+    mirror = tmp_path_factory.mktemp("mirror") / "signs"
+    restated(mirror=f"file://{mirror}")
+    signs.rename(mirror)
+    for content in ("plain.pnG", "longer than the whole set is" * 99):
+        (mirror / "plain.png").write_text(content)
+        with pytest.raises(HashMismatch, match=r"holds other bytes.*dbom verify --mirror signs"):
+            promotion_gate.verified_path("signs")
+        dbom = read_dbom(registered)
+        assert load.verify_mirror(dbom, dbom.entry("signs")).changed == ("plain.png",)
+
+
 def test_a_url_is_fetched_once_and_waits_for_a_person(home, server):
     folder, url = server
     (folder / "set.npz").write_bytes(b"n" * 3_000_000)
@@ -150,10 +198,35 @@ def test_a_url_is_fetched_once_and_waits_for_a_person(home, server):
     assert (entry.size, entry.path) == (3_000_000, "")
     with pytest.raises(Unregistered):
         promotion_gate.verified_path("set")
-    about = Particulars("set", "1", origin=f"{url}/set.npz")
+    about = Particulars("set", "1", origin=f"{url}/set.npz", vetting="vetted")
     add_url(home / "dbom.json", f"{url}/set.npz", about, Limits(), replacing=True)
     (folder / "set.npz").unlink()
-    assert promotion_gate.verified_path("set").name == "set.npz"
+    assert promotion_gate.verified_path("set").name == "data.npz"
+
+
+def test_equal_bytes_under_two_names_share_a_copy(home):
+    for name in ("x.bin", "y.bin", "z.npz"):
+        (home / name).write_bytes(b"the same")
+        add_path(home / "dbom.json", home / name, Particulars(name[0], "1"))
+    first = promotion_gate.verified_path("x")
+    assert promotion_gate.verified_path("y") == first
+    assert promotion_gate.verified_path("z").suffix == ".npz"
+    assert first.read_bytes() == b"the same", "what one load gave away the next must not take back"
+
+
+def test_a_copy_that_another_process_has_just_mended_is_not_thrown_away(registered, monkeypatch):
+    copy = promotion_gate.verified_path("signs")
+    (copy / "plain.png").chmod(0o600)
+    (copy / "plain.png").write_text("spoilt")
+
+    @contextmanager
+    def behind_the_other(beside):
+        (copy / "plain.png").write_text("plain.png")
+        yield
+
+    monkeypatch.setattr(load, "alone", behind_the_other)
+    before = copy.stat().st_ino
+    assert promotion_gate.verified_path("signs").stat().st_ino == before
 
 
 def test_a_url_has_its_limits(home, server):

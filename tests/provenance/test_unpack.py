@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from promotion_gate.core.errors import InputError
+from promotion_gate.core.errors import InputError, RefusedData
 from promotion_gate.provenance.unpack import Room, archive_kind, unpack
 
 ROOM = Room()
@@ -95,11 +95,24 @@ HOSTILE = {
 def test_a_hostile_archive_is_refused_before_a_byte_is_written(name, tmp_path, target):
     archive = HOSTILE[name](tmp_path)
     before = set(tmp_path.rglob("*"))
-    with pytest.raises(InputError, match=r"the archive .* is refused") as error:
+    with pytest.raises(RefusedData, match=r"the archive .* is refused") as error:
         unpack(archive, target, ROOM)
     assert "\n" not in str(error.value)
     assert "\x1b" not in str(error.value)
     assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("make", [zipped, tarred])
+def test_every_name_that_is_refused_is_told_up_to_a_limit(make, tmp_path, target):
+    members = [("good.png", b"x"), ("../one", b"x"), ("two\\x", b"x"), ("/three", b"x")]
+    with pytest.raises(RefusedData) as error:
+        unpack(make(tmp_path / "a", members), target, ROOM)
+    for name, why in (("../one", "leads out"), ("two", "backslash"), ("/three", "leads out")):
+        assert name in str(error.value)
+        assert why in str(error.value)
+    with pytest.raises(RefusedData, match="and 80 more like these"):
+        unpack(make(tmp_path / "b", [(f"../{i}", b"x") for i in range(100)]), target, ROOM)
+    assert not contents(target)
 
 
 def test_bombs_are_stopped_by_what_comes_out(tmp_path, target):
@@ -107,10 +120,10 @@ def test_bombs_are_stopped_by_what_comes_out(tmp_path, target):
         zipped(tmp_path / "a.zip", [("x", bytes(2**20))]),
         tarred(tmp_path / "a.tar.gz", [("x", bytes(2**20))]),
     ):
-        with pytest.raises(InputError, match="holds more than 100,000 bytes"):
+        with pytest.raises(RefusedData, match="holds more than 100,000 bytes"):
             unpack(archive, target, Room(size=100_000))
     many = zipped(tmp_path / "b.zip", [(f"{i}", b"") for i in range(50)])
-    with pytest.raises(InputError, match="holds more than 49 files"):
+    with pytest.raises(RefusedData, match="holds more than 49 files"):
         unpack(many, target, Room(files=49))
 
 
@@ -120,7 +133,7 @@ def test_an_archive_that_lies_of_its_size_is_stopped(tmp_path, target):
     directory = content.rindex(b"PK\x01\x02")
     content[directory + 24 : directory + 28] = (10).to_bytes(4, "little")
     path.write_bytes(content)
-    with pytest.raises(InputError):
+    with pytest.raises((InputError, RefusedData)):
         unpack(path, target, Room(size=1000))
 
 
@@ -139,7 +152,7 @@ def test_a_damaged_archive_is_one_line(name, cut, tmp_path, target):
         unpack(path, target, ROOM)
         assert contents(target) == {str(i): bytes(range(256)) * i for i in range(20)}
         return
-    with pytest.raises(InputError, match=r"cannot be unpacked|is refused") as error:
+    with pytest.raises((InputError, RefusedData), match=r"cannot be unpacked|is refused") as error:
         unpack(path, target, ROOM)
     assert "\n" not in str(error.value)
 
@@ -150,7 +163,7 @@ def test_an_encrypted_member_is_named(tmp_path, target):
     for mark, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         content[content.index(mark) + at] |= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="'secret' is encrypted"):
+    with pytest.raises(RefusedData, match="'secret' is encrypted"):
         unpack(path, target, ROOM)
 
 
@@ -184,7 +197,7 @@ def test_whatever_the_names_nothing_is_written_outside(tmp_path_factory, members
         return
     try:
         unpack(archive, target, ROOM)
-    except InputError:
+    except (InputError, RefusedData):
         pass
     else:
         assert len(contents(target)) == len(members) or any(n.strip("./") == "" for n, _ in members)

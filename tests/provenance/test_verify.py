@@ -1,4 +1,7 @@
 import os
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -55,6 +58,55 @@ def test_data_that_is_not_here_is_not_verified(check, signs):
     signs.rename(signs.with_name("away"))
     assert "not on this machine" in check().problem
     assert not check().verified
+
+
+def test_a_set_without_a_place_here_is_verified_at_its_mirror(registered, signs, tmp_path_factory, capsys):
+    mirror = tmp_path_factory.mktemp("mirror") / "signs"
+    add_path(registered, signs, Particulars("signs", "1", mirror=mirror.as_uri()), replacing=True)
+    signs.rename(mirror)
+    assert main(["dbom", "verify"]) == 0
+    said = capsys.readouterr()
+    assert f"verified, 9 files, 65 bytes, at {mirror.as_uri()}" in said.out
+    assert said.err == "", "nothing to tell of short work"
+    for more in ([], ["--mirror"]):
+        assert main(["dbom", "coverage", "--min", "100", *more]) == 0
+        assert "100.0 % (1 of 1" in capsys.readouterr().out
+    (mirror / "plain.png").write_text("changed")
+    assert main(["dbom", "verify", "--quiet"]) == 3
+    assert "changed: 'plain.png'" in capsys.readouterr().out
+
+
+def test_a_set_that_is_nowhere_is_said_to_be(registered, signs, capsys):
+    signs.rename(signs.with_name("away"))
+    assert main(["dbom", "verify", "--quiet"]) == 3
+    said = capsys.readouterr().out
+    assert "not on this machine ('signs'), and the entry names no mirror" in said
+    assert "put it there again from https://example.org/signs" in said
+
+
+def test_what_was_fetched_from_a_url_is_verified_in_the_cache(home, tmp_path_factory, capsys):
+    there = tmp_path_factory.mktemp("web") / "x.png"
+    there.write_bytes(b"one")
+    assert main(["dbom", "add", there.as_uri(), "--name", "web", "--version", "1", "--quiet"]) == 0
+    said = capsys.readouterr().out
+    copy = Path(re.search(r"look at (\S+), then: promotion-gate dbom vet web", said)[1])
+    assert copy.read_bytes() == b"one"
+    there.unlink()
+    assert main(["dbom", "verify", "--quiet"]) == 0
+    assert "verified, 1 file, 3 bytes; quarantined" in capsys.readouterr().out
+    shutil.rmtree(home / "cache")
+    assert main(["dbom", "verify", "--quiet"]) == 3
+    said = capsys.readouterr().out
+    assert "not on this machine, and the entry names no mirror" in said
+    assert f"dbom add {there.as_uri()} --name web" in said
+
+
+def test_what_is_quarantined_is_not_covered(registered, signs, capsys):
+    add_path(registered, signs, Particulars("signs", "1", vetting="quarantined"), replacing=True)
+    assert main(["dbom", "coverage", "--min", "100", "--quiet"]) == 3
+    said = capsys.readouterr().out
+    assert "quarantined: signs 1" in said
+    assert "0.0 % (0 of 1" in said
 
 
 def test_coverage_counts_bytes_and_what_has_no_entry(registered, signs):

@@ -83,6 +83,10 @@ def test_versions_and_aliases(registry):
     assert facts.status == "READY"
     assert facts.stage == ""
     registry.set_version_tag(facts.ref, "promotion_gate.outcome", HOSTILE)
+    registry.set_model_tag(NAME, "promotion_gate.drift", HOSTILE)
+    assert registry.model(NAME).tags["promotion_gate.drift"] == HOSTILE
+    with pytest.raises(NotInRegistry):
+        registry.set_model_tag("none", "promotion_gate.drift", "ok")
     assert registry.version(facts.ref).tags["promotion_gate.outcome"] == HOSTILE
 
 

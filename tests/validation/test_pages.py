@@ -67,6 +67,7 @@ def test_the_command_from_profile_to_verdict(folder, tmp_path, capsys):
     expect = tmp_path / "expect.toml"
     assert run("validate", folder.path, "--profile", "--expect-out", expect, "--quiet") == 0
     assert run("validate", folder.path, "--profile", "--expect-out", expect, "--quiet") == 2
+    assert run("validate", folder.path, "--profile", "--expect-out", expect, "--force", "--quiet") == 0
     assert run("validate", folder.path, "--expect", expect, "--quiet") == 0
     folder.add("stop/\x1b[2Jbad.png", b"bad")
     names = ["--html", "v.html", "--json", "v.json", "--junit", "v.xml", "--metadata", "v.parquet"]
@@ -103,6 +104,10 @@ def test_wrong_usage(folder, tmp_path, monkeypatch, capsys, options):
 def test_the_sheet_and_its_marks_by_command(folder, tmp_path, capsys):
     out, marks = tmp_path / "sheet.html", tmp_path / "marks.json"
     assert run("audit-sample", folder.path, "-n", 8, "--out", out, "--quiet") == 0
+    made = out.stat().st_mtime_ns
+    assert run("audit-sample", folder.path, "-n", 8, "--out", out, "--quiet") == 2
+    assert out.stat().st_mtime_ns == made, "a person may have put marks on it"
+    assert run("audit-sample", folder.path, "-n", 8, "--out", out, "--force", "--quiet") == 0
     text = out.read_text().split('id="sheet">')[1].split("</script>")[0]
     marked = json.loads(text)
     marked["images"][0]["wrong"] = True

@@ -61,13 +61,51 @@ def test_expectations_that_cannot_be_read(tmp_path):
 
 def test_unreadable_files(folder):
     text = "[files]\nmax_unreadable = 0"
-    assert states(folder, text) == {"files.max_unreadable": State.MET}
+    assert states(folder, text) == {"files.max_unreadable": State.MET, "files.max_unread": State.MET}
     folder.add("stop/bad.png", b"bad")
     one = judged(folder, text)["files.max_unreadable"]
     assert (one.state, one.count, one.offenders[0].id) == (State.NOT_MET, 1, "stop/bad.png")
-    assert states(folder, "[files]\nmax_unreadable = 1") == {"files.max_unreadable": State.MET}
+    assert set(states(folder, "[files]\nmax_unreadable = 1").values()) == {State.MET}
     # Nothing else has to be asked for: whole files always are.
     assert states(folder, "[balance]\nmin_rows = 1")["files.max_unreadable"] is State.NOT_MET
+
+
+def test_files_that_no_reader_of_images_opens(folder):
+    """A hidden image or a script in the folder is copied with the set, and nobody has looked at it."""
+    strange = {
+        ".c/x.png": "hidden",
+        "evil.py": "not an image by its suffix",
+        "loose.png": "in no class folder",
+        "stop/.poison.png": "hidden",
+    }
+    for name in strange:
+        folder.add(name, b"x")
+    one = judged(folder, "[balance]\nmin_rows = 1")["files.max_unread"]
+    assert (one.state, one.count) == (State.NOT_MET, 4)
+    assert dict(one.table[1:]) == strange
+    assert states(folder, "[files]\nmax_unread = 4")["files.max_unread"] is State.MET
+    allowed = "[files]\nallow_unread = ['.c/*', '*.py', 'loose.png']"
+    one = judged(folder, allowed)["files.max_unread"]
+    assert dict(one.table[1:]) == {"stop/.poison.png": "hidden"}
+    found = validate(str(folder.path))
+    assert found.facts()["unread"] == 4
+    assert "4 files in the folder that nobody would look at: .c/x.png, evil.py" in "\n".join(
+        profile_lines(found)
+    )
+    again = validate(str(folder.path), parse_expectations(starting_expectations(found, Reading())))
+    assert again.met
+    folder.add("stop/[new].txt", b"x")
+    assert not validate(str(folder.path), parse_expectations(starting_expectations(found, Reading()))).met
+
+
+def test_another_split_is_not_unread_unless_the_whole_folder_is_asked_for(new_folder):
+    both = new_folder("both").fill("train/stop", range(3)).fill("test/stop", range(3, 6))
+    both.add("README", b"x")
+    text = expect("[data]\nsplit = 'train'\n[files]")
+    assert validate(str(both.path), text).unread == []
+    whole = validate(str(both.path), text, whole=True, called="both")
+    assert whole.unread == ["README", "test/stop/3.png", "test/stop/4.png", "test/stop/5.png"]
+    assert whole.data.uri == "both/train"
 
 
 def test_labels(folder):
@@ -108,7 +146,7 @@ max_bytes = 1000000
         "images.modes": ["stop/grey.png"],
         "images.formats": wide,
     }
-    assert len(found) == 10
+    assert len(found) == 11
 
 
 def test_duplicates_however_they_are_encoded(folder, encode, picture):
@@ -169,7 +207,7 @@ def test_a_crash_leaves_an_expectation_unexamined():
 def test_balance(folder):
     folder.fill("stop", range(10, 40))
     found = judged(folder, "[balance]\nmin_rows = 11\nmax_ratio = 3.9")
-    assert [one.state for one in found.values()][1:] == [State.NOT_MET, State.NOT_MET]
+    assert [one.state for one in found.values()][2:] == [State.NOT_MET, State.NOT_MET]
     assert states(folder, "[balance]\nmin_rows = 10\nmax_ratio = 4.0")["balance.max_ratio"] is State.MET
     (folder.path / "empty").mkdir()
     assert states(folder, "[balance]\nmax_ratio = 100.0")["balance.max_ratio"] is State.NOT_MET

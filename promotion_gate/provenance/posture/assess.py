@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from promotion_gate.core.errors import GateError
+from promotion_gate.provenance.dbom import read_dbom
 from promotion_gate.provenance.posture.owners import CodeOwners, read_owners
 from promotion_gate.provenance.posture.pipelines import (
     CI_WORKFLOW,
@@ -22,6 +24,7 @@ from promotion_gate.provenance.scan.files import DOCKERFILE, SourceFile, source_
 from promotion_gate.provenance.scan.judge import ScanFinding
 from promotion_gate.provenance.scan.registered import RegisteredSets
 from promotion_gate.provenance.scan.run import Scan
+from promotion_gate.provenance.verify import verify_at
 
 DATA_FOLDERS = ("data", "datasets", "dataset")
 PUBLIC, FLOATING, VALIDATION, REVIEW = "public-pulls", "floating-versions", "validation", "review"
@@ -113,7 +116,7 @@ def assess(
     validated = sum(known is Known.YES for _, known, _ in training)
     return Posture(
         [replace(a, advice="" if a.answer is Known.YES else _ADVICE[a.key]) for a in answers],
-        _coverage(places, registered),
+        _coverage(places, registered, _differing(root, dbom)),
         Share(validated, len(training)),
         [pipeline.path for pipeline in pipelines],
         unreadable,
@@ -254,9 +257,25 @@ def _review(root: Path, dbom: str) -> Answered:
     return Answered(REVIEW, QUESTIONS[REVIEW], Known.YES, because, evidence)
 
 
-def _coverage(places: Sequence[ScanFinding], registered: RegisteredSets) -> Share:
-    """The share of data sets in use whose entry is vetted and has a SHA-256."""
-    checked = {s.name for s in registered.sets if s.vetted and s.sha256}
+def _differing(root: Path, dbom: str) -> set[str]:
+    """The data sets whose copy on this machine is there and is not what the bill of materials says."""
+    if not dbom:
+        return set()
+    try:
+        bill = read_dbom(root / dbom)
+        entries = [(entry, bill.local_path(entry)) for entry in bill.entries.values()]
+    except (GateError, OSError):
+        return set()  # not one of this program's: there is no place to look at
+    return {
+        entry.name
+        for entry, place in entries
+        if place is not None and place.exists() and not verify_at(bill, entry, place).verified
+    }
+
+
+def _coverage(places: Sequence[ScanFinding], registered: RegisteredSets, differing: set[str]) -> Share:
+    """The share of data sets in use whose entry is vetted, has a SHA-256, and is not contradicted here."""
+    checked = {s.name for s in registered.sets if s.vetted and s.sha256} - differing
     used: dict[str, bool] = {}
     for finding in places:
         entry = finding.entry

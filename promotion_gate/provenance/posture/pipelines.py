@@ -8,25 +8,13 @@ from dataclasses import dataclass, field
 
 import yaml
 
+from promotion_gate.provenance.posture.deeds import trainings, validations
 from promotion_gate.provenance.scan.files import DOCKERFILE, JENKINSFILE, MAKEFILE, NOTEBOOK, YAML, SourceFile
 from promotion_gate.provenance.scan.pipeline import Document, Scalar, read_yaml
+from promotion_gate.provenance.scan.recipes import JENKINS_STEP
 
-VALIDATES = re.compile(
-    r"promotion-gate\s+(?:validate|dbom\s+(?:verify|coverage))|promotion_gate\.(?:open_dataset|verified_path)"
-    r"|from\s+promotion_gate\s+import[^\n]*(?:open_dataset|verified_path)"
-    r"|great_expectations|great-expectations|\bgx\s+checkpoint|\bimport\s+pandera|\bfrom\s+pandera|\bpandera\b"
-    r"|tensorflow_data_validation|\btfdv\b|\bdeepchecks\b|\bcleanvision\b|\bsoda\s+scan|\bdbt\s+test"
-    r"|frictionless\s+validate|\bevidently\b|\bpytest\b[^\n]*\bdata|\bsha(?:256|512)sum\b[^\n]*\s(?:-c|--check)\b"
-    r"|(?:validate|verify|check)[-_]?(?:the[-_])?(?:data|dataset|input)s?\b|\bdata[-_](?:validation|check|quality|tests?)\b",
-    re.IGNORECASE,
-)
-TRAINS = re.compile(
-    r"\b(?:python3?|torchrun|accelerate\s+launch|deepspeed|horovodrun|uv\s+run|poetry\s+run|papermill|Rscript)\b"
-    r"[^\n;&|]*(?:train|fit|finetun|fine[-_]tun)\w*"
-    r"|\bmake\s+(?:\S+\s+)*(?:re)?train\b|\bdvc\s+(?:repro|exp\s+run)\b|\bmlflow\s+run\b|\blightning\s+fit\b"
-    r"|\byolo\s+\w*\s*train\b|\b(?:\./)?[\w/.-]*train[\w-]*\.(?:sh|py)\b|\.fit\(",
-    re.IGNORECASE,
-)
+VALIDATES, TRAINS = "validates", "trains"
+_IMPORTING = re.compile(r"(?m)^[ \t]*(?:import|from)[ \t]")
 _FORGIVEN = re.compile(r"\|\|\s*(?:true|:|exit\s+0|echo\b)|;\s*true\b")
 _CALLED = re.compile(r"(?<![\w./-])(?:\./)?((?:[\w.-]+/)*[\w.-]+\.(?:py|sh|bash|ipynb))\b")
 _MODULE = re.compile(r"\bpython3?\s+-m\s+([A-Za-z_][\w.]*)")
@@ -60,7 +48,8 @@ CI_WORKFLOW = "CI workflow"
 _KINDS = {"MLproject": "MLflow project", "dvc.yaml": "DVC pipeline"}
 _KUBE = re.compile(
     r"^kind:\s*(?:Workflow|CronWorkflow|WorkflowTemplate|Pipeline|PipelineRun|Task|Job|CronJob|PyTorchJob|TFJob"
-    r"|ClusterWorkflowTemplate|RayJob|MPIJob)\b|^\s*schemaVersion:\s*['\"]?2\.|^deploymentSpec:|^pipelineInfo:",
+    r"|ClusterWorkflowTemplate|RayJob|MPIJob)\b|^[ \t]*schemaVersion:\s*['\"]?2\."
+    r"|^deploymentSpec:|^pipelineInfo:",
     re.MULTILINE,
 )
 
@@ -122,10 +111,10 @@ class Repository:
 
     def make_recipes(self, text: str) -> Iterator[tuple[str, int, str]]:
         """The recipes of the targets that ``make`` is called for: file, line and text."""
-        for match in _MAKE.finditer(text):
+        for target in dict.fromkeys(match[1] for match in _MAKE.finditer(text)):
             for path, file in self.files.items():
                 if file.kind == MAKEFILE and "/" not in path:
-                    yield from _recipe(self.text(path), path, match[1])
+                    yield from _recipe(self.text(path), path, target)
 
 
 def _recipe(text: str, path: str, target: str) -> Iterator[tuple[str, int, str]]:
@@ -144,10 +133,8 @@ def find_pipelines(repository: Repository) -> list[Pipeline]:
     for path, file in repository.files.items():
         if file.kind == JENKINSFILE:
             steps = [
-                Step(match[2], path, repository.text(path).count("\n", 0, match.start()) + 1)
-                for match in re.finditer(
-                    r"\bsh\b[\s(]*('''|\"\"\"|'|\")(.*?)\1", repository.text(path), re.DOTALL
-                )
+                Step(match[2], path, repository.text(path).count("\n", 0, match.start(2)) + 1)
+                for match in JENKINS_STEP.finditer(repository.text(path))
             ]
             found.append(Pipeline(path, "Jenkins pipeline", steps))
         elif file.kind == YAML:
@@ -196,7 +183,9 @@ def _yaml_pipeline(path: str, text: str, *, is_ci: bool) -> Pipeline:
 
 
 def _is_step(scalar: Scalar) -> bool:
-    return any(key.lower() in _STEP_KEYS for key in scalar.path[-2:]) or bool(TRAINS.match(scalar.text))
+    return any(key.lower() in _STEP_KEYS for key in scalar.path[-2:]) or any(
+        at == 0 for at, _ in trainings(scalar.text)
+    )
 
 
 def _job(scalar: Scalar) -> str:
@@ -231,8 +220,11 @@ def _waits(document: Document, jobs: Sequence[str]) -> dict[str, set[str]]:
         elif "dependentTasks" in keys:
             direct.setdefault(keys[keys.index("dependentTasks") - 1], set()).add(scalar.text)
     for _ in jobs:
+        before = sum(map(len, direct.values()))
         for waits in direct.values():
             waits |= {further for job in list(waits) for further in direct.get(job, ())}
+        if sum(map(len, direct.values())) == before:
+            break
     return direct
 
 
@@ -244,20 +236,29 @@ def _stages(document: Document) -> dict[str, int]:
     }
 
 
-def mentions(pipeline: Pipeline, pattern: re.Pattern[str], repository: Repository) -> list[Mention]:
-    """Where the steps of a pipeline, or the files they call, do what the pattern tells."""
+def mentions(pipeline: Pipeline, deed: str, repository: Repository) -> list[Mention]:
+    """Where the steps of a pipeline, or the files they call, validate or train."""
     found = []
     for order, step in enumerate(pipeline.steps):
-        if step.forgiven and pattern is VALIDATES:
+        if step.forgiven and deed == VALIDATES:
             continue
-        for path, line, text in _texts(step, repository, called=pattern is VALIDATES):
-            match = next((m for m in pattern.finditer(text) if _counts(text, m, pattern)), None)
-            if match is not None:
-                at = line + text.count("\n", 0, match.start())
-                found.append(
-                    Mention(order * 1000 + _rank(step, match, path), step.job, path, at, match[0].strip())
-                )
+        for path, line, text in _texts(step, repository, called=deed == VALIDATES):
+            place = next((p for p in _places(path, text, deed) if _counts(text, p[0], deed)), None)
+            if place is not None:
+                at = line + text.count("\n", 0, place[0])
+                rank = min(place[0], 998) if path == step.path else 0  # a called file counts as its beginning
+                found.append(Mention(order * 1000 + rank, step.job, path, at, place[1]))
     return found
+
+
+def _places(path: str, text: str, deed: str) -> Iterator[tuple[int, str]]:
+    if deed == TRAINS:
+        yield from trainings(text)
+        return
+    if not path.endswith(".py"):
+        yield from validations(text)
+    if path.endswith(".py") or _IMPORTING.search(text):
+        yield from validations(text, python=True)
 
 
 def _texts(step: Step, repository: Repository, *, called: bool) -> Iterator[tuple[str, int, str]]:
@@ -271,15 +272,8 @@ def _texts(step: Step, repository: Repository, *, called: bool) -> Iterator[tupl
                 yield path, 1, repository.text(path)
 
 
-def _rank(step: Step, match: re.Match[str], path: str) -> int:
-    """Where within the step: by the position in its own text; a called file counts as its beginning."""
-    return min(match.start(), 998) if path == step.path else 0
-
-
-def _counts(text: str, match: re.Match[str], pattern: re.Pattern[str]) -> bool:
-    start = text.rfind("\n", 0, match.start()) + 1
-    end = text.find("\n", match.end())
+def _counts(text: str, at: int, deed: str) -> bool:
+    start = text.rfind("\n", 0, at) + 1
+    end = text.find("\n", at)
     line = text[start : end if end >= 0 else len(text)]
-    if line.lstrip().startswith(("#", "echo ", "//")):
-        return False
-    return not (pattern is VALIDATES and _FORGIVEN.search(line))
+    return not (deed == VALIDATES and _FORGIVEN.search(line))

@@ -16,7 +16,7 @@ from promotion_gate.provenance.scan.address import (
     pin_of_revision,
 )
 from promotion_gate.provenance.scan.entry import HOLE, UNTOLD, Answer, Entry, Known
-from promotion_gate.provenance.scan.names import fold, items, named_like_address
+from promotion_gate.provenance.scan.names import fold, items, maker, named_like_address
 from promotion_gate.provenance.scan.scopes import Scope
 from promotion_gate.provenance.scan.sources import UNNAMED, Loader, Sources
 
@@ -57,7 +57,9 @@ class Call:
     def given(self, places: Sequence[str]) -> ast.expr | None:
         """The argument at the first of these places that is given."""
         for place in places:
-            if place == "@url":
+            if place.startswith("."):
+                found = self._made_with(place[1:])
+            elif place == "@url":
                 found = self._address_argument()
             elif place.isdigit():
                 index = int(place)
@@ -69,6 +71,17 @@ class Call:
             if found is not None:
                 return found
         return None
+
+    def _made_with(self, place: str) -> ast.expr | None:
+        """An argument of the call that made the object whose method this is."""
+        function = self.node.func
+        made = maker(function.value, self.scope) if isinstance(function, ast.Attribute) else None
+        if made is None:
+            return None
+        if place.isdigit():
+            index = int(place)
+            return made.args[index] if index < len(made.args) else None
+        return next((k.value for k in made.keywords if k.arg == place), None)
 
     def _address_argument(self) -> ast.expr | None:
         for arg in self.args[:2]:
@@ -89,6 +102,8 @@ def called_entry(call: Call, dotted: str, rule: Loader, sources: Sources) -> Ent
     url = _address(call, rule)
     name = _name(call, dotted, rule)
     context = ""
+    if rule.optional and not name:
+        return None
     if rule.local_option and _has_option(call, rule.local_option):
         return None
     if rule.packaged and _is_packaged(name, rule):
@@ -118,7 +133,20 @@ def called_entry(call: Call, dotted: str, rule: Loader, sources: Sources) -> Ent
         pinned=pinned,
         hashed=hashed,
         context=context,
+        pins=_given_pins(call, rule, name),
     )
+
+
+def _given_pins(call: Call, rule: Loader, name: str) -> str:
+    """The version and the hash that a call gives, as far as they can be told, for the fingerprint."""
+    given = [(call.given([place]), place) for place in (*rule.pin, *rule.hash)]
+    texts = [f"{place}={_pin_text(node, call.scope)}" for node, place in given if node is not None]
+    return " ".join([name if rule.version_in_name else "", *texts])
+
+
+def _pin_text(node: ast.expr, scope: Scope) -> str:
+    text = fold(node, scope)
+    return ast.unparse(node) if text is None or HOLE in text else text
 
 
 def handed_on(dotted: str, rule: Loader, how: str) -> Entry:
@@ -139,9 +167,12 @@ def _entry(
     pinned: Answer = UNTOLD,
     hashed: Answer = UNTOLD,
     context: str = "",
+    pins: str = "",
 ) -> Entry:
     loader = dotted.replace(f".{UNNAMED}", ".…")
-    return Entry(1, 1, 1, loader, rule.family, rule.kind, "", dataset, url, home, pinned, hashed, context)
+    return Entry(
+        1, 1, 1, loader, rule.family, rule.kind, "", dataset, url, home, pinned, hashed, context, pins
+    )
 
 
 def _name(call: Call, dotted: str, rule: Loader) -> str:

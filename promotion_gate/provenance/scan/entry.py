@@ -36,7 +36,8 @@ class Entry:
     command, ``family`` the library it belongs to. ``dataset`` is the set's name in the loader's own terms
     and ``url`` its address, each empty where unknown and with :data:`HOLE` for what is known only at run
     time; ``home`` is the page of a set on a hub. ``context`` says why this is taken for data where the loader
-    alone does not tell. ``code`` is the call without layout, for the fingerprint.
+    alone does not tell. ``code`` is the call without layout and ``pins`` the version and hash that it
+    gives, for the fingerprint.
     """
 
     line: int
@@ -52,6 +53,7 @@ class Entry:
     pinned: Answer = UNTOLD
     hashed: Answer = UNTOLD
     context: str = ""
+    pins: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import stat
@@ -12,6 +13,7 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from promotion_gate.core.errors import UsageError
+from promotion_gate.provenance.scan.tracked import TrackedPaths, tracked_paths
 
 PYTHON, NOTEBOOK, SHELL, DOCKERFILE, MAKEFILE, YAML, JENKINSFILE = (
     "python",
@@ -89,10 +91,11 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A file that looks like source and cannot be read."""
+    """A file that looks like source and cannot be read; with the SHA-256 of its bytes where those can be."""
 
     path: str
     reason: str
+    digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,8 @@ def source_files(root: Path, exclude: Sequence[str] = ()) -> Iterator[SourceFile
     """Every source file under ``root``, or ``root`` itself, in order of their paths.
 
     Links are followed to files inside the folder only. Virtual environments and the folders of tools are left
-    out, and so is what ``exclude`` names, in the form of ``.gitignore``.
+    out where git does not track a file in them, and so is what ``exclude`` names, in the form of
+    ``.gitignore``.
 
     Raises
     ------
@@ -131,11 +135,11 @@ def source_files(root: Path, exclude: Sequence[str] = ()) -> Iterator[SourceFile
         yield from _file(str(root), root.name, str(root.parent), explicit=True)
         return
     top = os.path.realpath(root)
-    yield from _walk(str(root), "", top, ignored)
+    yield from _walk(str(root), "", top, ignored, tracked_paths(Path(top)))
 
 
 def _walk(
-    folder: str, base: str, top: str, ignored: GitIgnoreSpec
+    folder: str, base: str, top: str, ignored: GitIgnoreSpec, tracked: TrackedPaths
 ) -> Iterator[SourceFile | Refused | LeftOut]:
     stack = [(folder, base)]
     while stack:
@@ -150,7 +154,7 @@ def _walk(
             path = base + entry.name
             if not entry.is_symlink() and entry.is_dir(follow_symlinks=False):
                 reason = _left_out(entry)
-                if reason:
+                if reason and not tracked.hold(path):
                     yield LeftOut(path, reason)
                 elif not ignored.match_file(f"{path}/"):
                     below.append((entry.path, f"{path}/"))
@@ -162,9 +166,21 @@ def _walk(
 def _left_out(entry: os.DirEntry[str]) -> str:
     if entry.name in SKIPPED_FOLDERS:
         return "a tool's folder"
-    if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")):  # noqa: PTH110, PTH118 - once a folder
+    if os.path.exists(os.path.join(entry.path, "pyvenv.cfg")) and _is_environment(Path(entry.path)):  # noqa: PTH110, PTH118 - once a folder
         return "a virtual environment"
     return ""
+
+
+def _is_environment(folder: Path) -> bool:
+    """Whether a folder has what makes a virtual environment: ``pyvenv.cfg`` alone can stand anywhere."""
+    try:
+        with (folder / "pyvenv.cfg").open("rb") as file:
+            named = re.search(rb"(?m)^home[ \t]*=[ \t]*\S", file.read(64 << 10))
+    except OSError:
+        return False
+    program = os.path.lexists(folder / "bin" / "python") or (folder / "Scripts" / "python.exe").is_file()
+    packages = (folder / "Lib" / "site-packages").is_dir() or any(folder.glob("lib/python*/site-packages"))
+    return named is not None and program and packages
 
 
 def _file(
@@ -201,9 +217,17 @@ def _file(
             yield Refused(path, f"cannot be read: {error.strerror}")
         return
     if len(content) > limit:
-        yield Refused(path, f"larger than {limit >> 20} MiB")
+        yield Refused(path, f"larger than {limit >> 20} MiB", _digest(full))
         return
     yield SourceFile(path, kind, content)
+
+
+def _digest(full: str) -> str:
+    try:
+        with open(full, "rb") as file:  # noqa: PTH123 - once a file
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _is_within(target: str, top: str) -> bool:

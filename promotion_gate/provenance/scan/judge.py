@@ -37,7 +37,8 @@ class ScanFinding:
 
     ``path`` is relative to the scanned folder, with slashes. ``registered_as`` names the data set of the
     bill of materials. ``fingerprint`` stays when lines move. ``allowed`` is the reason of an inline
-    suppression, ``known`` that of the baseline; empty for neither.
+    suppression, ``known`` that of the baseline; empty for neither. ``digest`` is the SHA-256 of a file that
+    cannot be read.
     """
 
     rule: str
@@ -53,6 +54,7 @@ class ScanFinding:
     fingerprint: str = ""
     allowed: str = ""
     known: str = ""
+    digest: str = ""
 
     @property
     def fails(self) -> bool:
@@ -135,18 +137,21 @@ def _told(yes: str, no: str, open_question: str, answer: Answer) -> str:
 def fingerprinted(findings: Iterable[ScanFinding]) -> list[ScanFinding]:
     """Findings with fingerprints that survive moved lines.
 
-    A fingerprint is a SHA-256 over the file's path, the rule's kind, the loader, what it brings, and the how
-    manieth of that kind it is in the file; so a second download of the same set is a new finding.
+    A fingerprint is a SHA-256 over the file's path, the loader, what it brings, how that is pinned and
+    checked, and the how manieth of that kind it is in the file; so a second download of the same set is a
+    new finding, and so is one whose version is let go. That of a file that cannot be read is over all of
+    its bytes.
     """
     seen: Counter[str] = Counter()
     done = []
     for finding in sorted(findings, key=lambda f: (f.path, f.line, f.column, f.rule, f.message)):
         entry = finding.entry
         if entry is None:
-            parts = [finding.path, finding.rule, finding.message if finding.rule == UNEXPLAINED else ""]
+            parts = [finding.path, finding.rule, finding.message, finding.digest]
         else:
             known = entry.url or entry.dataset
-            parts = [finding.path, entry.loader, known if known and HOLE not in known else entry.code]
+            told = known if known and HOLE not in known else f"{known} {entry.code}"
+            parts = [finding.path, entry.loader, told, entry.pins, entry.pinned.known, entry.hashed.known]
         text = "\0".join(" ".join(part.split()) for part in parts)
         seen[text] += 1
         digest = hashlib.sha256(f"{text}\0{seen[text]}".encode("utf-8", "surrogatepass")).hexdigest()

@@ -19,7 +19,18 @@ from promotion_gate.provenance.scan.sources import UNNAMED
 _DEPTH = 24
 _MAX_TEXT = 4000
 _MAX_ITEMS = 64
-_KEPT = {"strip", "rstrip", "lstrip", "lower", "removesuffix", "encode", "decode", "as_posix", "__str__"}
+_KEPT = {
+    "strip",
+    "rstrip",
+    "lstrip",
+    "lower",
+    "removesuffix",
+    "encode",
+    "decode",
+    "as_posix",
+    "__str__",
+    "prepare",
+}
 _URL_WORD = re.compile(
     r"(?i)(?:^|_|[a-z](?=[A-Z]))(?:url|uri|href|link|remote|endpoint|http)s?(?:$|_|\d)|(?:Url|URL|Uri|URI)s?$"
 )
@@ -54,6 +65,26 @@ def resolve(node: ast.expr, scope: Scope, depth: int = 0) -> str | None:
     return None
 
 
+def maker(node: ast.expr, scope: Scope) -> ast.Call | None:
+    """The call whose value an expression is, also through a name."""
+    for _ in range(_DEPTH):
+        if isinstance(node, ast.Call):
+            return node
+        if isinstance(node, ast.Name):
+            bindings = scope.lookup(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            bindings = scope.module.attributes.get(f"{node.value.id}.{node.attr}")
+        else:
+            return None
+        bound = next(
+            (b for b in bindings or () if b.expr is not None and b.scope is not None and not b.suffix), None
+        )
+        if bound is None or bound.expr is None or bound.scope is None:
+            return None
+        node, scope = bound.expr, bound.scope
+    return None
+
+
 def _first(bindings: list[Binding] | None, depth: int) -> str | None:
     for binding in bindings or ():
         if binding.dotted:
@@ -75,6 +106,8 @@ def _resolve_name(name: str, scope: Scope, depth: int) -> str | None:
         return _first(bindings, depth)
     if name in ("__import__", "getattr", "vars", "exec", "eval", "globals", "open"):
         return f"builtins.{name}"
+    if name == "get_ipython":
+        return "IPython.get_ipython"
     if hasattr(builtins, name):
         return None
     return next((d for module in scope.module.stars if scope.module.known(d := f"{module}.{name}")), None)
@@ -275,12 +308,15 @@ def _fold_call(node: ast.Call, scope: Scope, depth: int) -> str | None:
             return urljoin(args[0] or HOLE, args[1] or HOLE)
         except ValueError:
             return None
+    if dotted and dotted.endswith((".prepare_request", ".build_request")) and args:
+        return args[-1]
     if dotted in ("os.environ.get", "os.getenv") and len(args) > 1:
         return args[1]
-    if dotted in ("urllib.request.Request",):
+    if dotted in ("urllib.request.Request", "requests.Request", "httpx.Request"):
+        place = 0 if dotted.startswith("urllib") else 1
         return (
-            args[0]
-            if args
+            args[place]
+            if len(args) > place
             else next((fold(k.value, scope, depth) for k in node.keywords if k.arg == "url"), None)
         )
     return None

@@ -11,14 +11,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from promotion_gate.provenance.scan.entry import HOLE, Entry, Unreadable
+from promotion_gate.provenance.scan.files import PYTHON, SHELL, kind_of
 from promotion_gate.provenance.scan.python import scan_python
 from promotion_gate.provenance.scan.shell import scan_shell
 from promotion_gate.provenance.scan.sources import Sources
 
 _SHELL_CELL = re.compile(r"\s*%%(?:bash|sh|zsh|system|sx|!|script\s+(?:--\S+\s+)*(?:ba|z|k|da)?sh)\b.*")
 _PYTHON_CELL = re.compile(r"\s*%%(?:time|timeit|capture|prun|python3?|pypy|memit|mprun|debug)\b.*")
-_SHELL_LINE = re.compile(r"^(\s*)(?:([\w, ]+?)\s*=\s*)?(!!?|%sx\s|%system\s|%%sx\s)(.*)$")
-_MAGIC_LINE = re.compile(r"^(\s*)(?:[\w, ]+=\s*)?(?:%|\?|[\w.]+\?\??\s*$)(.*)$")
+_WRITTEN_CELL = re.compile(r"\s*%%(?:writefile|file)\s+(?:-a\s+)?(\S+)\s*")
+_SHELL_LINE = re.compile(r"(?:[^=!%()]*=[ \t]*)?(!!?|%sx\s|%system\s|%%sx\s)(.*)")
+_TIMED_LINE = re.compile(r"(?:[^=!%()]*=[ \t]*)?%{1,2}(?:time|timeit|prun|memit|mprun|debug|pdb)\s+(.*)")
+_OPTION = re.compile(r"-\w\s*\d*(?:\s+|$)")
+_MAGIC_LINE = re.compile(r"(?:[\w, ]+=[ \t]*)?(?:[%?]|[\w.]+\?\??[ \t]*$)")
+_MAX_UNFOUND = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +82,12 @@ def _code_cells(notebook: Any) -> list[tuple[int, str]] | None:
 
 def _placed(cells: Sequence[tuple[int, str]], text: str) -> Iterator[_Cell]:
     """Cells with the lines of the file that their lines stand on."""
-    position, line = 0, 1
+    position, line, unfound = 0, 1, 0
     for number, source in cells:
         lines, numbers = source.split("\n"), []
         for content in lines:
-            at = _find(text, content, position)
+            at = _find(text, content, position) if unfound < _MAX_UNFOUND else -1
+            unfound += at < 0 and bool(content.strip())
             if at >= 0:
                 line += text.count("\n", position, at)
                 position = at
@@ -111,12 +117,17 @@ def _scan_cells(cells: Sequence[_Cell], sources: Sources) -> Iterator[Entry | Un
                 yield _moved(found, cell, found.line - 1)
             continue
         if first.lstrip().startswith("%%") and not _PYTHON_CELL.fullmatch(first):
+            yield from _written_cell(cell, first, sources)
             continue
         lines = []
+        continued = ""
         for index, line in enumerate(cell.lines):
-            lines.append(_plain_line(line))
-            shell = _SHELL_LINE.match(line)
-            for found in scan_shell(_braced(shell[4]), sources) if shell else ():
+            plain = line.lstrip(" \t")
+            shell = _SHELL_LINE.match(plain)
+            lines.append("" if continued else _plain_line(line))
+            command = continued + (line if continued else shell[2] if shell else "")
+            continued = f"{command[:-1]} " if command.endswith("\\") else ""
+            for found in scan_shell(_braced(command), sources) if command and not continued else ():
                 yield _moved(found, cell, index)
         if not _parses(lines):
             yield Unreadable(cell.numbers[0] if cell.numbers else 1, f"cell {cell.number} is no valid Python")
@@ -141,12 +152,30 @@ def _moved(found: Entry | Unreadable, cell: _Cell, index: int) -> Entry | Unread
     return replace(found, line=line, end_line=cell.numbers[last], context=context)
 
 
+def _written_cell(cell: _Cell, first: str, sources: Sources) -> Iterator[Entry | Unreadable]:
+    """The script that ``%%writefile get.sh`` writes."""
+    match = _WRITTEN_CELL.fullmatch(first)
+    kind = kind_of(match[1].rpartition("/")[2]) if match else ""
+    if kind in (SHELL, PYTHON):
+        at = cell.lines.index(first) + 1
+        script = "\n".join([""] * at + cell.lines[at:])
+        for found in scan_shell(script, sources) if kind == SHELL else scan_python(script, sources):
+            yield _moved(found, cell, found.line - 1)
+
+
 def _plain_line(line: str) -> str:
-    """A line of a cell as Python: a magic becomes ``pass``."""
-    match = _SHELL_LINE.match(line) or _MAGIC_LINE.match(line)
-    if match is None or _is_python(line):
+    """A line of a cell as Python: a magic becomes ``pass``, or the statement that it times."""
+    plain = line.lstrip(" \t")
+    blank = line[: len(line) - len(plain)]
+    timed = _TIMED_LINE.match(plain)
+    if timed is not None:
+        statement = timed[1].strip()
+        for _ in range(8):
+            statement = _OPTION.sub("", statement, count=1) if statement.startswith("-") else statement
+        return blank + statement if statement and _parses([statement]) else f"{blank}pass"
+    if not (_SHELL_LINE.match(plain) or _MAGIC_LINE.match(plain)) or _is_python(line):
         return line
-    return f"{match[1]}pass"
+    return f"{blank}pass"
 
 
 def _is_python(line: str) -> bool:

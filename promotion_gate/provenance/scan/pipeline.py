@@ -41,8 +41,12 @@ _PROSE = frozenset(
 )
 _CODE = frozenset(["source", "code", "script"])
 _WEB = frozenset({"http", "https", "ftp", "ftps"})
+_PYTHON_SHELL = re.compile(r"python[\d.]*(?=\s|$)")
 _MAX_SCALARS = 200_000
-_EXPRESSION = re.compile(r"\$\{\{.*?\}\}|\{\{.*?\}\}")
+_EXPRESSION = re.compile(r"\$?\{\{(?:(?!\{\{|\}\}).)*\}\}")
+_STEPS = frozenset(
+    {"run", "script", "before_script", "after_script", "command", "cmd", "args", "inlinescript", "sh", "bash"}
+)
 
 
 @dataclass(slots=True)
@@ -172,6 +176,7 @@ def _scan_document(document: Document, sources: Sources) -> Iterator[Entry | Unr
     variables = {
         s.path[-1]: s.text for s in document.scalars if s.path and re.fullmatch(r"[A-Z]\w*", s.path[-1])
     }
+    interpreted = _interpreted(document)
     argv_items: set[int] = set()
     for listing in _command_lines(document):
         found = list(_scan_argv(listing, sources))
@@ -180,7 +185,28 @@ def _scan_document(document: Document, sources: Sources) -> Iterator[Entry | Unr
             yield from found
     for scalar in document.scalars:
         if id(scalar) not in argv_items:
-            yield from _scan_scalar(scalar, sources, variables)
+            yield from _scan_scalar(scalar, sources, variables, python=scalar.owner in interpreted)
+
+
+def _interpreted(document: Document) -> set[int]:
+    """The mappings whose script is Python: ``shell: python`` beside it, or as a default."""
+    owners, defaults = set(), set()
+    for scalar in document.scalars:
+        if scalar.path[-1:] == ("shell",) and _PYTHON_SHELL.match(scalar.text):
+            owners.add(scalar.owner)
+            if scalar.path[-3:] == ("defaults", "run", "shell"):
+                defaults.add(scalar.path[:-3])
+    shells = {s.owner for s in document.scalars if s.path[-1:] == ("shell",)}
+    for scalar in document.scalars:
+        inside = any(scalar.path[: len(base)] == base for base in defaults)
+        if scalar.path[-1:] == ("run",) and inside and scalar.owner not in shells:
+            owners.add(scalar.owner)
+    for listing in document.listings:
+        if listing.path[-1:] in (("command",), ("entrypoint",)) and _PYTHON_SHELL.match(
+            posixpath.basename(listing.items[0].text)
+        ):
+            owners.add(listing.owner)
+    return owners
 
 
 def _command_lines(document: Document) -> Iterator[Sequence[Scalar]]:
@@ -211,7 +237,9 @@ def _scan_argv(items: Sequence[Scalar], sources: Sources) -> Iterator[Entry]:
             )
 
 
-def _scan_scalar(scalar: Scalar, sources: Sources, variables: dict[str, str]) -> Iterator[Entry]:
+def _scan_scalar(
+    scalar: Scalar, sources: Sources, variables: dict[str, str], *, python: bool
+) -> Iterator[Entry | Unreadable]:
     text, key = scalar.text, scalar.path[-1] if scalar.path else ""
     if key.lower() in _PROSE:
         return
@@ -219,14 +247,31 @@ def _scan_scalar(scalar: Scalar, sources: Sources, variables: dict[str, str]) ->
         yield from _address(scalar, sources)
         return
     shift = scalar.line if scalar.block else scalar.line - 1
-    if (key in _CODE or "import " in text) and "\n" in text and _is_python(text):
-        entries: Sequence[Entry | Unreadable] = scan_python(text, sources)
+    code = key in _CODE or key == "run"
+    entries: list[Entry | Unreadable] = []
+    if python and code:
+        entries = _scan_python(text, sources)
     else:
-        entries = scan_shell(_EXPRESSION.sub(HOLE, text), sources, variables)
+        is_python = (code or "import " in text) and "\n" in text and _is_python(text)
+        if is_python:
+            entries = scan_python(text, sources)
+        runs = not is_python and any(part.lower() in _STEPS for part in scalar.path[-2:])
+        found = scan_shell(_EXPRESSION.sub(HOLE, text), sources, variables)
+        entries += [entry for entry in found if runs or isinstance(entry, Entry)]
     for entry in entries:
-        if isinstance(entry, Entry):
+        if isinstance(entry, Unreadable):
+            yield replace(entry, line=entry.line + shift)
+        else:
             column = entry.column if scalar.block else entry.column + scalar.column - 1
             yield replace(entry, line=entry.line + shift, end_line=entry.end_line + shift, column=column)
+
+
+def _scan_python(text: str, sources: Sources) -> list[Entry | Unreadable]:
+    """Python in which an expression of the workflow can stand for a part."""
+    found = scan_python(text, sources)
+    if any(isinstance(part, Unreadable) for part in found) and "{{" in text:
+        found = scan_python(_EXPRESSION.sub("None", text), sources)
+    return found
 
 
 def _is_python(text: str) -> bool:

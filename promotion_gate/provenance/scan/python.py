@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import io
 import re
 import tokenize
 import warnings
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -24,6 +26,7 @@ from promotion_gate.provenance.scan.scopes import (
 from promotion_gate.provenance.scan.sources import Sources
 
 _NESTED = 3
+_MAX_CODE = 300
 Stack = list[tuple[ast.AST, Scope, ast.AST]]
 """Nodes to look at, each with its scope and the function or module around it."""
 
@@ -66,6 +69,7 @@ class _Scan:
     def __init__(self, tree: ast.Module, source: str, sources: Sources, nested: int) -> None:
         self.sources, self.source, self.nested = sources, source, nested
         self.lines: list[bytes] | None = None
+        self.columns: tuple[int, list[int]] = (0, [])
         self.module = Module(tree, lambda dotted: sources.loader(sources.canonical(dotted)) is not None)
         self.calls: list[tuple[ast.Call, Scope, ast.AST]] = []
         self.references: list[
@@ -117,7 +121,7 @@ class _Scan:
         if dotted in ("builtins.exec", "builtins.eval") and self.nested < _NESTED:
             yield from self._inner_python(node, scope)
         elif dotted in self.sources.shell_calls:
-            yield from self._inner_shell(node, scope)
+            yield from self._inner_shell(node, dotted, scope)
 
     def _inner_python(self, node: ast.Call, scope: Scope) -> Iterator[Entry]:
         text = fold(node.args[0], scope) if node.args else None
@@ -126,8 +130,8 @@ class _Scan:
                 if isinstance(found, Entry):
                     yield self._positioned(found, node)
 
-    def _inner_shell(self, node: ast.Call, scope: Scope) -> Iterator[Entry]:
-        text = _command_line(node, scope)
+    def _inner_shell(self, node: ast.Call, dotted: str, scope: Scope) -> Iterator[Entry]:
+        text = _command_line(node, dotted, scope)
         if text:
             for entry in shell.scan_shell(text, self.sources, nested=self.nested + 1):
                 if isinstance(entry, Entry):
@@ -151,17 +155,21 @@ class _Scan:
             self.lines = self.source.encode("utf-8", "replace").splitlines()
         first, last = node.lineno, node.end_lineno or node.lineno
         lines = self.lines[first - 1 : last]
-        start = lines[0][: node.col_offset] if lines else b""
-        code = b" ".join(lines)[node.col_offset : node.col_offset + 2000]
-        if first == last and node.end_col_offset:
-            code = lines[0][node.col_offset : node.end_col_offset] if lines else b""
-        return replace(
-            entry,
-            line=first,
-            column=len(start.decode("utf-8", "replace")) + 1,
-            end_line=last,
-            code=re.sub(r"\s+", " ", code.decode("utf-8", "replace"))[:300],
-        )
+        if lines and node.end_col_offset is not None:
+            lines[-1] = lines[-1][: node.end_col_offset]
+            lines[0] = lines[0][node.col_offset :]
+        code = " ".join(b" ".join(lines).decode("utf-8", "replace").split())
+        column = self._column(first, node.col_offset)
+        return replace(entry, line=first, column=column, end_line=last, code=_shortened(code))
+
+    def _column(self, line: int, offset: int) -> int:
+        """The column of an offset in bytes; the table of a line that is not ASCII is made once."""
+        content = self.lines[line - 1] if self.lines and line <= len(self.lines) else b""
+        if content.isascii():
+            return offset + 1
+        if self.columns[0] != line:
+            self.columns = (line, [i for i, byte in enumerate(content) if byte & 0xC0 != 0x80])
+        return bisect_left(self.columns[1], offset) + 1
 
     # The survey: one walk that makes the scopes and remembers what to ask of them.
 
@@ -274,12 +282,32 @@ def _push_inner(
         stack.append((node, scope, around))
 
 
-def _command_line(node: ast.Call, scope: Scope) -> str:
+def _shortened(code: str) -> str:
+    """Long code as its beginning and a hash of all of it."""
+    if len(code) <= _MAX_CODE:
+        return code
+    return f"{code[:_MAX_CODE]} {hashlib.sha256(code.encode('utf-8', 'replace')).hexdigest()}"
+
+
+def _command_line(node: ast.Call, dotted: str, scope: Scope) -> str:
     """The command line that a call of ``subprocess`` or the like runs."""
     import shlex
 
+    place = re.match(r"os\.(spawn|exec)(l|v)", dotted)
+    if place is not None:
+        rest = node.args[1:] if place[1] == "spawn" else node.args
+        words = [fold(arg, scope) or HOLE for arg in rest]
+        if place[2] == "v":
+            words = list(items(rest[1], scope, holes=True)) if len(rest) > 1 else []
+        return shlex.join([*words[:1], *words[2:]] if place[2] == "l" else words)
+    if dotted.endswith((".run_cell_magic", ".run_line_magic")):
+        named = fold(node.args[0], scope) if node.args else ""
+        shells = {"bash", "sh", "zsh", "script", "sx", "system", "!"}
+        return fold(node.args[-1], scope) or "" if named in shells else ""
     if not node.args:
-        first = next((k.value for k in node.keywords if k.arg in ("args", "cmd", "command")), None)
+        first = next(
+            (k.value for k in node.keywords if k.arg in ("args", "cmd", "command", "bash_command")), None
+        )
     else:
         first = node.args[0]
     if first is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,7 +113,7 @@ def scan_folder(
         if isinstance(item, LeftOut):
             left_out.append(item)
         elif isinstance(item, Refused):
-            findings.append(_unreadable(item.path, Unreadable(1, item.reason)))
+            findings.append(_unreadable(item.path, Unreadable(1, item.reason), item.digest))
         else:
             found, unused = _scan_file(item, sources, registered, mirrors)
             findings += found
@@ -135,10 +136,12 @@ def _scan_file(
             *entries[:_MAX_FINDINGS],
             Unreadable(1, f"more than {_MAX_FINDINGS:,} places; the rest is not listed"),
         ]
+    odd = any(isinstance(entry, Unreadable) for entry in entries)
+    digest = hashlib.sha256(source.content).hexdigest() if odd else ""
     found = [
         judge(source.path, entry, registered, mirrors)
         if isinstance(entry, Entry)
-        else _unreadable(source.path, entry)
+        else _unreadable(source.path, entry, digest)
         for entry in entries
     ]
     marks = suppressions(text, python=source.kind == PYTHON) if isinstance(text, str) else of_lines(text)
@@ -155,8 +158,9 @@ def _distinct(entries: Sequence[Entry | Unreadable]) -> list[Entry | Unreadable]
     )[::-1]
 
 
-def _unreadable(path: str, what: Unreadable) -> ScanFinding:
-    return ScanFinding(UNREADABLE, path, what.line, 1, what.line, f"cannot be scanned: {what.reason}")
+def _unreadable(path: str, what: Unreadable, digest: str) -> ScanFinding:
+    message = f"cannot be scanned: {what.reason}"
+    return ScanFinding(UNREADABLE, path, what.line, 1, what.line, message, digest=digest)
 
 
 def read_settings(root: Path) -> ScanSettings:

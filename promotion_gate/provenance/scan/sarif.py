@@ -19,7 +19,7 @@ from promotion_gate.provenance.scan.judge import (
 from promotion_gate.provenance.scan.run import Scan
 
 SCHEMA_URI = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-FINGERPRINT = "promotionGate/v1"
+FINGERPRINT = "promotionGate/v2"
 _LEVELS = {FLOATING: "warning", UNCHECKED: "note", REGISTERED: "none"}
 _HELP = {
     "unregistered-data": "Register the data set with 'promotion-gate dbom add' and load it with open_dataset,"

@@ -58,6 +58,7 @@ class Loader(_Rule):
     packaged: Sequence[str] = ()
     files: Sequence[str] = ()
     local_option: str = ""
+    optional: bool = False
 
 
 class CommandRule(_Rule):
@@ -68,6 +69,9 @@ class CommandRule(_Rule):
     value: Sequence[str] = ()
     input: Sequence[str] = ()
     unless: Sequence[str] = ()
+    sends: Sequence[str] = ()
+    query: Sequence[str] = ()
+    kept_as: Sequence[str] = ()
     keep: Sequence[str] = ()
     address: str = ""
     address_has: Sequence[str] = ()
@@ -191,7 +195,9 @@ class Sources:
         }
         calls = {name.partition(".")[0].encode() for name in self.shell_calls}
         words = b"|".join(map(re.escape, sorted(roots | calls)))
-        return re.compile(rb"\b(?:" + words + rb")\b|__import__|import_module|\bexec\b|\beval\b|sys\.modules")
+        return re.compile(
+            rb"\b(?:" + words + rb")\b|get_ipython|__import__|import_module|\bexec\b|\beval\b|sys\.modules"
+        )
 
     @cached_property
     def command_triggers(self) -> re.Pattern[str]:

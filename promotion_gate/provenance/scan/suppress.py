@@ -1,17 +1,21 @@
-"""Inline suppressions: ``# promotion-gate: allow REASON`` on a finding's line, or alone above it."""
+"""Inline suppressions: ``# promotion-gate: allow REASON`` on a finding's line, or alone above it.
+
+A suppression covers one loader, or those that its reason names.
+"""
 
 from __future__ import annotations
 
 import io
 import re
 import tokenize
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from promotion_gate.provenance.scan.judge import UNEXPLAINED, ScanFinding
 
 _MARK = re.compile(r"#\s*promotion-gate:\s*allow\b[\s:–-]*(.*)$")
 _WORD = re.compile(r"\w{2,}")
+_NAME = re.compile(r"[^\s,;()'\"`]+")
 MARK_TEXT = "promotion-gate:"
 
 
@@ -61,16 +65,17 @@ def apply(
 
     A suppression without a reason allows nothing and is a finding itself.
     """
-    marks = list(marks)
+    marks, found = list(marks), list(findings)
     explained = [mark for mark in marks if _WORD.search(mark.reason)]
+    reasons: dict[int, str] = {}
     used: set[int] = set()
-    done = []
-    for finding in findings:
-        mark = next((m for m in explained if _covers(m, finding)), None)
-        if mark is not None and finding.entry is not None:
+    for mark in explained:
+        covered = _covered(mark, found)
+        if covered:
             used.add(mark.line)
-            finding = replace(finding, allowed=mark.reason[:300])
-        done.append(finding)
+        for index in covered:
+            reasons.setdefault(index, mark.reason[:300])
+    done = [replace(f, allowed=reasons[i]) if i in reasons else f for i, f in enumerate(found)]
     done += [
         ScanFinding(
             UNEXPLAINED,
@@ -86,5 +91,31 @@ def apply(
     return done, [mark.line for mark in explained if mark.line not in used]
 
 
+def _covered(mark: Suppression, findings: Sequence[ScanFinding]) -> list[int]:
+    """The loaders that a suppression names, one of each name; where it names none, the one it stands at."""
+    near = [i for i, finding in enumerate(findings) if finding.entry is not None and _covers(mark, finding)]
+    words = {word.strip(".").casefold() for word in _NAME.findall(mark.reason)}
+    nearest: dict[str, int] = {}
+    # Beside a comment stands what begins last, below one what begins first.
+    for index in sorted(near, key=lambda i: (findings[i].line, findings[i].column), reverse=mark.alone):
+        for name in _names(findings[index]) & words:
+            nearest[name] = index
+        nearest[""] = index
+    named = {index for name, index in nearest.items() if name}
+    return sorted(named or nearest.values())
+
+
+def _names(finding: ScanFinding) -> set[str]:
+    """What a loader can be called by in a reason; a last name that is a plain word is no name."""
+    entry = finding.entry
+    if entry is None:
+        return set()
+    last = entry.loader.replace("()", "").rpartition(".")[2]
+    names = {entry.loader, entry.dataset, entry.url, last if not last.islower() or "_" in last else ""}
+    return {name.casefold() for name in names if name}
+
+
 def _covers(mark: Suppression, finding: ScanFinding) -> bool:
-    return finding.line <= mark.line <= finding.end_line or (mark.alone and mark.line == finding.line - 1)
+    if mark.alone and mark.line == finding.line - 1:
+        return True
+    return finding.line <= mark.line <= finding.end_line

@@ -8,6 +8,7 @@ import pytest
 from promotion_gate.card.posture import render_posture
 from promotion_gate.cli import main
 from promotion_gate.provenance.posture.owners import CodeOwners
+from promotion_gate.provenance.register import Particulars, add_path
 
 VALIDATE = "promotion-gate dbom verify"
 TRAIN = "python train.py"
@@ -99,6 +100,14 @@ def test_a_pull_in_a_script_that_a_workflow_calls_is_found(asked):
         (workflow(VALIDATE, TRAIN), "yes"),
         (workflow(f"{VALIDATE} && {TRAIN}"), "yes"),
         (workflow("pytest tests/data", TRAIN), "yes"),
+        (workflow("python train.py --no-validate-data"), "no"),
+        (workflow("python train.py --mode validate-data", "python train.py"), "no"),
+        (workflow("git commit -m validate-data", TRAIN), "no"),
+        (workflow(f"{VALIDATE} --help", TRAIN), "no"),
+        (workflow("python -m tools.validate_data", TRAIN), "yes"),
+        (workflow("bash scripts/check-data.sh", TRAIN), "yes"),
+        (workflow("uv run promotion-gate validate data", TRAIN), "yes"),
+        (workflow("make validate-data", TRAIN), "yes"),
         (workflow(TRAIN, VALIDATE), "no"),
         (workflow(TRAIN), "no"),
         (workflow(f"{VALIDATE} || true", TRAIN), "no"),
@@ -192,3 +201,28 @@ def test_the_page_is_inert():
     assert "<script" not in page
     assert "\u202e" not in page
     assert "default-src 'none'" in html.unescape(page)
+
+
+def test_an_option_in_the_script_that_trains_is_no_validation(asked):
+    script = "import argparse\np = argparse.ArgumentParser()\np.add_argument('--no-validate-data')\n"
+    script += "# validate_data(x)\ndef validate_data(x):\n    pass\n"
+    files = {".github/workflows/t.yml": workflow(TRAIN), "train.py": script}
+    assert asked(files)[1]["validation"] == "no"
+
+
+@pytest.mark.parametrize("words", ["python ", "make ", "sha256sum ", "pytest -k ", "promotion-gate ", "./"])
+def test_a_hostile_step_is_read_in_one_pass(words, asked):
+    """Quadratic, this takes minutes; the suite's own limit ends it."""
+    text = words * (100_000 // len(words))
+    asked({".github/workflows/t.yml": workflow(text), "Makefile": "x:\n\ty\n"})
+
+
+def test_data_that_changed_is_not_covered(asked, tmp_path):
+    data = tmp_path / "repo" / "data.csv"
+    data.parent.mkdir()
+    data.write_text("a,b\n")
+    code = "from promotion_gate import open_dataset\nopen_dataset('set')\n"
+    add_path(tmp_path / "repo" / "dbom.json", data, Particulars("set", "1", license="CC0-1.0"))
+    assert asked({"a.py": code})[2]["checksum_coverage"]["text"] == "1 of 1 (100 %)"
+    data.write_text("changed\n")
+    assert asked({})[2]["checksum_coverage"]["text"] == "0 of 1 (0 %)"

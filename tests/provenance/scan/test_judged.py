@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import jsonschema
@@ -153,7 +154,7 @@ def test_sarif_is_valid_by_the_standards_schema(scanned, write_dbom):
     schema = json.loads((HERE / "sarif-schema-2.1.0.json").read_text(encoding="utf-8"))
     jsonschema.Draft4Validator(schema).validate(log)
     results = log["runs"][0]["results"]
-    prints = [r["partialFingerprints"]["promotionGate/v1"] for r in results]
+    prints = [r["partialFingerprints"]["promotionGate/v2"] for r in results]
     assert len(set(prints)) == len(prints) > 140
     assert {r["ruleId"] for r in results} >= {"unregistered-data", "unreadable-file", "registered-data"}
     assert any(r["suppressions"][0]["justification"] == "it is known" for r in results if "suppressions" in r)
@@ -177,8 +178,9 @@ def test_broken_files_are_one_line_each_and_fail(scanned, tmp_path):
             "none.ipynb": "{",
             "bad.yml": "a: [",
             "fine.py": "x = 1\n",
-            ".venv/pyvenv.cfg": "",
-            ".venv/hidden.py": GTSRB,
+            ".venv/pyvenv.cfg": "home = /usr/bin\n",
+            ".venv/bin/python": "",
+            ".venv/lib/python3.11/site-packages/hidden.py": GTSRB,
         }
     )
     names = "bad.yml deep.py gone.sh huge.py latin.sh loop.py none.ipynb out.py pipe.py syntax.py"
@@ -269,3 +271,92 @@ def test_a_hostile_name_cannot_steer_the_terminal(tmp_path, monkeypatch, capsys)
     (tmp_path / "a\x1b[2J\n.py").write_text("import seaborn\nseaborn.load_dataset('\\x1b[2J')\n")
     assert main(["scan"]) == 3
     assert "\x1b" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("load_dataset('a/b', revision='0123456789' * 4)", "load_dataset('a/b', revision='main')"),
+        ("load_dataset('a/b', revision=REV)", "load_dataset('a/b')"),
+        ("hf_hub_download('a/b', 'f', revision='v1')", "hf_hub_download('a/b', 'f', revision='v2')"),
+    ],
+)
+def test_a_baseline_does_not_survive_a_changed_pin(before, after, scanned, tmp_path):
+    head = "from datasets import load_dataset\nfrom huggingface_hub import hf_hub_download\nREV = 'v1'\n"
+    prints = [
+        scanned({"a.py": head + space + call + "\n"}).findings[-1].fingerprint
+        for space, call in (("", before), ("\n\n# moved\n", before), ("", after))
+    ]
+    assert prints[0] == prints[1] != prints[2]
+
+
+def test_a_constant_that_pins_is_part_of_the_fingerprint(scanned):
+    text = "import pooch\nHASH = '{}'\npooch.retrieve('https://h.org/a.zip', HASH)\n"
+    one, two = (scanned({"a.py": text.format(c * 64)}).findings[0].fingerprint for c in "ab")
+    assert one != two
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("a.sh", "hf download u/d --revision v1", "hf download u/d --revision main"),
+        (
+            "a.sh",
+            "aria2c --checksum=sha-256=0 https://h/a.zip",
+            "aria2c --checksum=sha-256=1 https://h/a.zip",
+        ),
+        ("Dockerfile", "ADD --checksum=sha256:00 https://h/a /a", "ADD --checksum=sha256:01 https://h/a /a"),
+        ("a.py", "def (", "def ( # and more"),
+        ("a.sh", "wget 'x\nwget https://h/a.zip", "wget 'x\nwget https://h/b.zip"),
+    ],
+)
+def test_fingerprints_of_other_files_change_too(name, before, after, scanned):
+    one, two = (scanned({name: text}).findings[0].fingerprint for text in (before, after))
+    assert one != two
+
+
+def test_a_file_too_large_to_read_is_known_by_all_of_its_bytes(scanned):
+    one, two = (
+        scanned({"a.py": b"x = 1\n" * 1_500_000 + end}).findings[0].fingerprint for end in (b"", b"y\n")
+    )
+    assert one != two
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("d.A('x'); d.B('x'); d.C('x')  # promotion-gate: allow it is old", {"A", "B"}),
+        ("d.A('x'); d.B('x'); d.C('x')  # promotion-gate: allow A is old", {"B", "C"}),
+        ("d.A('x'); d.B('x')  # promotion-gate: allow A and torchvision.datasets.B are old", set()),
+        ("# promotion-gate: allow it is old\nd.A('x'); d.B('x')", {"B"}),
+        ("f(d.A(\n  'x'),\n  d.B('x'))  # promotion-gate: allow it is old", {"A"}),
+    ],
+)
+def test_a_suppression_covers_what_it_names_or_stands_at(line, left, scanned):
+    scan = scanned({"a.py": f"import torchvision.datasets as d\n{line}\n"})
+    assert {f.entry.dataset for f in scan.failing} == left
+
+
+def test_a_suppression_in_a_shell_covers_one_command(scanned):
+    line = "wget https://h/a.zip && curl -O https://h/b.zip # promotion-gate: allow the b set is small\n"
+    assert [f.entry.url for f in scanned({"a.sh": line}).failing] == ["https://h/a.zip"]
+
+
+def test_a_pyvenv_file_alone_hides_no_folder(scanned):
+    files = {"src/pyvenv.cfg": "", "src/a.py": GTSRB, "b/pyvenv.cfg": "home = /usr/bin\n", "b/a.py": GTSRB}
+    scan = scanned(files)
+    assert [f.path for f in scan.failing] == ["b/a.py", "src/a.py"]
+    assert not scan.left_out
+
+
+@pytest.mark.parametrize("version", ["2", "4"])
+def test_what_git_tracks_is_read_in_a_tools_folder_too(version, scanned, tmp_path):
+    root = tmp_path / "repo"
+    hidden = {"site-packages/a.py": GTSRB, "node_modules/b.py": GTSRB, "x/.tox/c.py": GTSRB}
+    scanned(hidden)
+    commands = [["init", "-q"], ["config", "index.version", version], ["add", "site-packages", "x"]]
+    for command in commands:
+        subprocess.run(["git", *command], cwd=root, check=True)
+    scan = scanned(hidden)
+    assert [f.path for f in scan.failing] == ["site-packages/a.py", "x/.tox/c.py"]
+    assert "node_modules" in [item.path for item in scan.left_out]

@@ -122,3 +122,94 @@ def test_a_template_is_read_as_shell(entries_of):
 def test_any_text_is_read_as_shell(text):
     for command in simple_commands(text):
         assert all(0 <= word.offset <= len(text) * 3 + 10 for word in command.words)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cat <<EOF\nwget https://h/a.zip\n",
+        'echo "never closed\nwget https://h/a.zip\n',
+        "echo 'never closed\nwget https://h/a.zip\n",
+        "(( n = 1 << k\nwget https://h/a.zip\n",
+    ],
+)
+def test_what_has_no_end_is_told_and_what_follows_is_read(text, entries_of):
+    found = entries_of(text, "a.sh")
+    assert [e.url for e in entries(found)] == ["https://h/a.zip"]
+    assert any(isinstance(f, Unreadable) for f in found)
+
+
+def test_an_indented_end_of_a_here_document_hides_nothing(entries_of):
+    text = "cat <<EOF\n EOF\n'\nEOF\nwget https://h/a.zip   '\n"
+    assert [e.url for e in entries(entries_of(text, "a.sh"))] == ["https://h/a.zip"]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("FROM x\nRUN cat <<EOF\nwget https://h/a.zip\n", "Dockerfile"),
+        ("python3 <<EOF\nimport torchvision (\nEOF\n", "a.sh"),
+        ("steps:\n  - shell: python\n    run: import torchvision (\n", "a.yml"),
+        ("steps:\n  - run: |\n      cat <<EOF\n      wget https://h/a.zip\n", "a.yml"),
+        ("sudo " * 1000 + "wget https://h/a.zip", "a.sh"),
+    ],
+)
+def test_what_cannot_be_read_is_told(text, name, entries_of):
+    assert any(isinstance(f, Unreadable) for f in entries_of(text, name))
+
+
+def test_a_changed_variable_is_not_taken_for_its_value(entries_of):
+    (entry,) = entries_of("U=https://h/a.zip\nwget ${U/h/evil}\n", "a.sh")
+    assert "https://h/a.zip" not in entry.url
+
+
+_LARGE = 60_000
+_HOSTILE = {
+    "quotes": '"a"' * (_LARGE // 3),
+    "escapes": 'curl "' + '\\"' * (_LARGE // 2),
+    "nested quotes": '"$(curl ' * (_LARGE // 8),
+    "substitutions": "$(" * (_LARGE // 2) + "wget",
+    "arithmetic": "((" * (_LARGE // 2) + "wget",
+    "arithmetic, spread": "$(( a " * (_LARGE // 6) + "wget",
+    "braces": "${x:-" * (_LARGE // 5) + "wget",
+    "backquotes": "`wget " * (_LARGE // 6),
+    "checks": "wget x; " + "sha256sum " * (_LARGE // 10),
+    "checks, many": "sha256sum -c x; wget https://h/a.zip\n" * (_LARGE // 80),
+    "reserved words": "if " * (_LARGE // 3) + "wget",
+    "carriers": "sudo " * (_LARGE // 5) + "wget",
+    "pipes": "wget x|" * (_LARGE // 7),
+    "documents": "".join(f"wget <<A{i}\n" for i in range(_LARGE // 12)),
+    "documents, indented": "wget <<A\n" * (_LARGE // 20) + " A\n" * (_LARGE // 20),
+    "variables": "a=wget\n" + "a=$a$a\n" * (_LARGE // 14) + "$a$a$a",
+    "expressions": "run: wget " + "{{" * (_LARGE // 2),
+    "digits": "1" * _LARGE + " wget",
+}
+
+
+@pytest.mark.parametrize("name", ["a.sh", "a.mk", "Dockerfile"])
+@pytest.mark.parametrize("kind", _HOSTILE)
+def test_hostile_shell_text_is_read_in_one_pass(kind, name, entries_of):
+    """Quadratic, each of these takes minutes to hours; the suite's own limit ends it."""
+    text = _HOSTILE[kind]
+    entries_of({"Dockerfile": f"RUN {text}", "Jenkinsfile": f"sh '''{text}'''"}.get(name, text), name)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [[" " * _LARGE], ["a" + " " * _LARGE], ["a, " * (_LARGE // 3)], ["x\\u0061\n"] * (_LARGE // 20)],
+)
+def test_a_hostile_notebook_is_read_in_one_pass(lines, entries_of):
+    entries_of(json.dumps({"cells": [{"cell_type": "code", "source": lines}]}), "a.ipynb")
+
+
+def test_a_long_line_of_python_is_read_in_one_pass(entries_of):
+    found = entries_of("import seaborn\n'é'; " + "seaborn.load_dataset('a'); " * 4_000)
+    assert len(found) == 4_000
+    assert max(e.column for e in found) == 6 + 27 * 3_999
+
+
+def test_many_variables_of_a_dockerfile_are_kept_once(entries_of):
+    found = entries_of(
+        "".join(f"ENV A{i}=https://h/{i}.zip\n" for i in range(5_000)) + "ADD $A7 /d\n", "Dockerfile"
+    )
+    assert [e.url for e in entries(found)] == ["https://h/7.zip"]

@@ -97,3 +97,30 @@ cache = {}
 cache.get("https://example.org/x.zip")  #-
 message = "wget https://example.org/x.zip"  #-
 pooch.os_cache("ours")  #-
+
+pooch.HTTPDownloader()("https://example.org/x.zip", "x.zip", None)  #>
+downloader = pooch.HTTPDownloader(progressbar=True)
+downloader("https://example.org/y.zip", "y.zip", None)  #>
+POOCH.fetch("x.zip", downloader=pooch.HTTPDownloader(auth=("a", "b")))  #-
+
+
+def sent():
+    session = requests.Session()
+    wanted = requests.Request("GET", "https://example.org/sent.zip").prepare()
+    return io.BytesIO(session.send(wanted).content)  #>
+
+
+def pooled():
+    import urllib3
+
+    pool = urllib3.HTTPSConnectionPool("example.org")
+    return io.BytesIO(pool.request("GET", "/pooled.zip").data)  #>
+
+
+def told():
+    session = requests.Session()
+    return session.send(requests.Request("GET", "https://api.example.org/version").prepare()).json()  #-
+
+
+os.execlp("wget", "wget", "https://example.org/executed.zip")  #>
+os.spawnlp(os.P_WAIT, "ls", "ls", "wget", "https://example.org/x.zip")  #-

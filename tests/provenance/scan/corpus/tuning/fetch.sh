@@ -49,3 +49,70 @@ command -v curl #-
 apt-get install -y wget curl aria2 #-
 wget --version #-
 pip install kaggle gdown #-
+
+(( n = 1 << k )) #-
+wget https://example.org/after-arithmetic.zip #>
+case $1 in
+  wget|curl) echo none ;; #-
+  train) wget https://example.org/arm.zip ;; #>
+  (val) echo wget https://example.org/arm-2.zip ;; #-
+esac
+case $2 in all) curl -O https://example.org/arm-3.zip;; esac #>
+\curl -O https://example.org/alias-passed-by.zip #>
+"cu"rl -O https://example.org/quoted.zip #>
+#v
+cur\
+l -O https://example.org/continued.zip
+CURL=curl
+$CURL -O https://example.org/by-variable.zip #>
+GET="curl -fsSL -o"
+$GET out.zip https://example.org/by-words.zip #>
+alias fetch='wget -q'
+fetch https://example.org/by-alias.zip #>
+$(command -v wget) https://example.org/by-path.zip #>
+$DOWNLOADER https://example.org/by-nobody-knows.zip #>
+$BROWSER https://example.org/docs/index.html #-
+$NOTIFY "trained https://example.org/model.html" #-
+tar xz < <(curl -s https://example.org/substituted.tar.gz) #>
+x="$(curl -s "https://example.org/within quotes.csv")" #>
+y="${DATA:-$(wget -qO- https://example.org/default.csv)}" #>
+bash <<< "wget https://example.org/here-string.zip" #>
+cat <<< "wget https://example.org/shown.zip" #-
+python3 <<-'PY'
+	import torchvision
+	torchvision.datasets.MNIST("data") #>
+	PY
+cat <<TEXT
+$(wget -qO- https://example.org/within-text.csv) #>
+wget https://example.org/text.zip #-
+TEXT
+cat <<'TEXT'
+$(wget -qO- https://example.org/quoted-text.csv) #-
+TEXT
+cat <<RUN | bash
+wget https://example.org/piped.zip #>
+RUN
+echo "curl -O https://example.org/echoed-and-run.zip" | sh #>
+curl -G -d split=train -o train.json https://example.org/query #>
+curl -X POST -d split=train -o train.zip https://example.org/export #>
+curl -X POST -d @x.json -o answer.json https://api.example.org/runs #-
+wget --post-data=split=train https://example.org/posted.zip #>
+curl -o train.csv https://example.org/noise-to-null.csv 2>/dev/null #>
+curl -s https://example.org/ping > /dev/null #-
+srun -N1 wget https://example.org/by-srun.zip #>
+flock /tmp/lock wget https://example.org/by-flock.zip #>
+poetry run dvc pull #>
+uv run --with kaggle kaggle datasets download user/set #>
+uvx gdown 1abcDEF #>
+poetry add kaggle gdown #-
+uv pip install kaggle gdown #-
+conda install -y wget curl kaggle #-
+pipx install gdown #-
+tools=(wget curl aria2c) #-
+find . -name '*.url' -exec wget -i {} \; #>
+trap 'wget https://example.org/at-the-end.zip' EXIT #>
+git commit -m "wget https://example.org/in-a-message.zip" #-
+echo "it is not 'wget https://example.org/x.zip'" #-
+[[ $1 == wget ]] && echo "wget: https://example.org/x.zip" #-
+echo $((1<<4)) "${x:0:4}" "${y//wget/curl}" #-
+get() { wget "$1"; } #>

@@ -31,3 +31,11 @@ s = datasets.Dataset.from_dict({"a": [1]})  #-
 t = datasets.concatenate_datasets([o, p])  #-
 u = huggingface_hub.upload_file(path_or_fileobj="x", path_in_repo="x", repo_id="u/x")  #-
 api.create_repo("user/new")  #-
+
+datasets.Dataset.load_from_disk("s3://bucket/set")  #>
+datasets.DatasetDict.load_from_disk(dataset_dict_path="s3://bucket/sets")  #>
+datasets.DownloadManager().download("https://example.org/x.zip")  #>
+huggingface_hub.Repository("data", clone_from="user/set", repo_type="dataset")  #>
+kagglehub.notebook_output_download("user/notebook")  #>
+datasets.Dataset.load_from_disk("prepared")  #-
+huggingface_hub.Repository("data")  #-

@@ -32,3 +32,8 @@ o = tf.data.Dataset.from_tensor_slices([1, 2])  #-
 with tf.io.gfile.GFile("local.txt") as p:  #-
     p.read()
 q = keras.utils.to_categorical([1, 2])  #-
+
+tf.compat.v1.keras.datasets.mnist.load_data()  #>
+tfds.builder_from_directory("gs://bucket/set")  #>
+tfds.builder_from_directory("prepared/set")  #-
+tf.compat.v1.keras.layers.Dense(1)  #-

@@ -33,3 +33,9 @@ sns.histplot([1, 2])  #-
 t = skd.load_svmlight_file("a.svm")  #-
 nltk.word_tokenize("a b")  #-
 torch.hub.set_dir("cache")  #-
+
+from sklearn.datasets._california_housing import fetch_california_housing
+
+fetch_california_housing()  #>
+nltk.data.load("https://example.org/tagger.pickle")  #>
+nltk.data.load("tokenizers/punkt/english.pickle")  #-

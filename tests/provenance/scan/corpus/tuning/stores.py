@@ -53,3 +53,14 @@ with smart_open.open("x.gz") as e:  #-
 local_shards = wds.WebDataset("data/train-{000..099}.tar")  #-
 local_mosaic = StreamingDataset(local="/data/mds")  #-
 files = fsspec.filesystem("file")  #-
+
+fsspec.filesystem("s3").cat("bucket/train.zip")  #>
+web = fsspec.filesystem("https")
+web.get_file("https://example.org/train.zip", "train.zip")  #>
+fsspec.filesystem(protocol="gcs").get("bucket/train", "data")  #>
+files.cat("data/train.zip")  #-
+fsspec.filesystem("memory").get_file("a", "b")  #-
+web.exists("https://example.org/train.zip")  #-
+fsspec.filesystem("s3").put("model.pt", "bucket/model.pt")  #-
+wds.gopen("https://example.org/train.tar")  #>
+wds.gopen("train.tar")  #-

@@ -1,0 +1,129 @@
+"""What monitoring tells a person and a program: lines of text, and JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from promotion_gate.core.writing import write_bytes
+from promotion_gate.monitor.interface import Alarm, ClassShare, WindowOutcome
+
+SCHEMA = "promotion-gate-monitor/1"
+_SHOWN = 10
+
+
+def alarm_lines(outcome: WindowOutcome) -> list[str]:
+    """What this look raised or resolved, a line each."""
+    return [_alarm_line(alarm) for alarm in outcome.alarms]
+
+
+def window_lines(outcome: WindowOutcome, *, every: bool = False) -> list[str]:
+    """One window: a line of facts, and with ``every`` a table of the classes furthest off."""
+    state = "" if outcome.complete else " so far"
+    parts = [f"{outcome.predictions:,} predictions of {outcome.model}/{outcome.version}"]
+    parts += [f"{n:,} of version {v}" for v, n in sorted(outcome.other_versions.items())[:5]]
+    if outcome.late:
+        parts.append(f"{outcome.late:,} late")
+    parts.append(f"PSI {outcome.psi:.3f}")
+    standing = len(outcome.firing)
+    parts.append("no alarm" if not standing else f"{standing} {'alarm' if standing == 1 else 'alarms'}")
+    lines = [f"{_span(outcome.start, outcome.end)}{state}: {', '.join(parts)}"]
+    return lines + _table(outcome) if every else lines
+
+
+def outcomes_json(path: Path, name: str, last: WindowOutcome | None, alarms: Sequence[Alarm]) -> None:
+    """Write the last window and every alarm of this run.
+
+    Raises
+    ------
+    UsageError: it cannot be written.
+    """
+    said: dict[str, Any] = {
+        "schema": SCHEMA,
+        "name": name,
+        "drifted": last is not None and last.drifted,
+        "alarms": [_alarm_json(alarm) for alarm in alarms],
+        "window": None,
+    }
+    if last is not None:
+        said["window"] = {
+            "version": last.version,
+            "alias": last.alias,
+            "start": last.start.isoformat(),
+            "end": last.end.isoformat(),
+            "complete": last.complete,
+            "predictions": last.predictions,
+            "other_versions": {str(v): n for v, n in last.other_versions.items()},
+            "unseen": dict(last.unseen),
+            "late": last.late,
+            "psi": last.psi,
+            "firing": [_alarm_json(alarm) for alarm in last.firing],
+            "classes": [asdict(share) for share in last.classes],
+        }
+    write_bytes(path, (json.dumps(said, indent=2) + "\n").encode())
+
+
+def _table(outcome: WindowOutcome) -> list[str]:
+    """The classes that an alarm stands for, and the ones furthest off."""
+    named = {alarm.subject for alarm in outcome.firing}
+    ranked = sorted(outcome.classes, key=lambda share: (share.name not in named, -abs(share.sigma)))
+    shown = ranked[: max(_SHOWN, sum(share.name in named for share in ranked))]
+    header = ("class", "predicted", "expected", "sigma", "")
+    rows = [header, *(_row(share, named) for share in shown)]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if not number else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=False))
+        )
+        + (f"  {row[4]}" if row[4] else "")
+        for row in rows
+    ]
+    left = len(ranked) - len(shown)
+    return (
+        [*lines, f"and {left} {'class' if left == 1 else 'classes'} nearer to the baseline"]
+        if left
+        else lines
+    )
+
+
+def _row(share: ClassShare, named: set[str]) -> tuple[str, ...]:
+    mark = "ALARM" if share.name in named else ""
+    # A name's control characters would put the columns out of line.
+    name = "".join(c if c.isprintable() else " " for c in share.name)
+    return (
+        name if len(name) <= 40 else f"{name[:39]}…",
+        f"{share.count:,}",
+        f"{share.expected:,.1f}",
+        f"{share.sigma:+.1f}",
+        mark,
+    )
+
+
+def _span(start: datetime, end: datetime) -> str:
+    return f"{start.isoformat(sep=' ', timespec='minutes')[:16]} to {end:%Y-%m-%d %H:%M} UTC"
+
+
+def _alarm_line(alarm: Alarm) -> str:
+    at = alarm.at.isoformat(sep=" ", timespec="seconds")
+    word = "ALARM" if alarm.state == "firing" else "resolved"
+    return f"{word} {at}: {alarm.message}{_numbers(alarm)}"
+
+
+def _numbers(alarm: Alarm) -> str:
+    said = alarm.detail
+    if alarm.state == "resolved" or alarm.kind != "class-share":
+        return ""
+    low, high = float(str(said["baseline_low"])), float(str(said["baseline_high"]))
+    return (
+        f" ({said['count']:,} of {said['of']:,} in its window, {float(str(said['share'])):.2%};"
+        f" {low:.2%} to {high:.2%} allowed)"
+    )
+
+
+def _alarm_json(alarm: Alarm) -> dict[str, Any]:
+    return {**asdict(alarm), "since": alarm.since.isoformat(), "at": alarm.at.isoformat()}

@@ -1,0 +1,1 @@
+"""Where alarms go: one file a kind of receiver."""
