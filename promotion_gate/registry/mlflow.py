@@ -187,7 +187,8 @@ class MlflowRegistry:
     def set_model_tag(self, name: str, key: str, value: str) -> None:
         """Again: the same value."""
         self._ask(
-            f"a tag of model {name!r}", lambda client: client.set_registered_model_tag(name, key, value)
+            f"a tag of model {name!r}",
+            lambda client: client.set_registered_model_tag(name, key, value),
         )
 
     def start_gate_run(self, ref: ModelRef, tags: Mapping[str, str]) -> str:
@@ -287,19 +288,14 @@ class MlflowRegistry:
         # MLflow's filters know no escape: a name with both quotation marks is looked for among all models.
         condition = None if quote is None else f"name={quote}{name}{quote}"
 
-        def search(client: Any) -> list[Any]:
-            found = list(
-                _pages(lambda token: client.search_model_versions(condition, _PAGE, page_token=token))
-            )
-            if condition is not None and any(version.name != name for version in found):
-                raise WrongAnswer("it speaks of another model")
-            return found
+        def search(client: Any) -> list[VersionFacts]:
+            pages = _pages(lambda token: client.search_model_versions(condition, _PAGE, page_token=token))
+            return [
+                version_facts(found, name) for found in pages if condition is not None or found.name == name
+            ]
 
         found = self._ask(f"the versions of model {name!r}", search)
-        return sorted(
-            (version_facts(version, name) for version in found if version.name == name),
-            key=lambda facts: facts.ref.version,
-        )
+        return sorted(found, key=lambda facts: facts.ref.version)
 
     def events(self, name: str) -> Sequence[Event]:
         condition = f"tags.`{KIND}` = 'event' and tags.`{MODEL_KEY}` = '{model_key(name)}'"

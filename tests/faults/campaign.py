@@ -367,7 +367,7 @@ def _limit(how):
 
 def brief(put=setattr):
     """Shorter waits than an operator's: the faults of a campaign pass quickly or never."""
-    put(patience, "PATIENCE_SECONDS", 12.0)
+    put(patience, "PATIENCE_SECONDS", 8.0)
     put(patience, "STRANGER_SECONDS", 3.0)
     put(patience, "FIRST_PAUSE", 0.05)
     put(patience, "SPENT_SECONDS", 4.0)
@@ -395,9 +395,9 @@ def scenarios(world, server, folder, share, rounds):
             yield "kill", lambda o=operation, m=moment: kill_points(world, o, m, share)
     yield "promoters", lambda: four_promoters(world, rounds)
     for kind in KINDS:
-        yield f"proxy {kind}", lambda k=kind: proxy_faults(world, k, 3 * share)
+        yield f"proxy {kind}", lambda k=kind: proxy_faults(world, k, 4 * share)
     for kind in ("503 before", "500 after", "reset after", "empty object"):
-        yield f"proxy {kind} lasting", lambda k=kind: proxy_faults(world, k, 6 * share, lasting=True)
+        yield f"proxy {kind} lasting", lambda k=kind: proxy_faults(world, k, 12 * share, lasting=True)
     yield "restart", lambda: restarts(world, server, max(2, 10 // share))
 
 

@@ -21,6 +21,7 @@ from promotion_gate.registry.locks import _search as locks_of
 from promotion_gate.registry.mlflow import MlflowRegistry
 from promotion_gate.registry.naming import LOCK_UNTIL
 from promotion_gate.transition import Actor, Judged
+from promotion_gate.vouching import entries
 
 PRODUCTION = Production(mirror_stage="always")
 NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -200,7 +201,7 @@ class Model:
         wrong += [f"event {i} was {s} and is {now.get(i)}" for i, s in self._seen.items() if now.get(i) != s]
         new = [e for e in events if e.event_id not in self._seen and e.state == "done"]
         keys = self.world.actor.keys.trusted
-        wrong += [e.problem for e in transition.entries(registry, new, keys) if e.problem]
+        wrong += [e.problem for e in entries(registry, new, keys) if e.problem]
         numbers = [e.pointer.sequence for e in moves]
         if len(set(numbers)) != len(numbers):
             wrong.append(f"two moves with one number: {numbers}")
