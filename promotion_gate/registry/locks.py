@@ -114,7 +114,8 @@ class MlflowLocks:
             try:
                 made = client.create_registered_model(lock, tags, about)
             except Exception as error:
-                if getattr(error, "error_code", "") == "RESOURCE_ALREADY_EXISTS":
+                # The second: it was there, and gone again when the server looked whose it is.
+                if getattr(error, "error_code", "") in ("RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"):
                     return False
                 raise
             if made.name != lock:

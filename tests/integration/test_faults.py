@@ -36,6 +36,21 @@ def holds(tally, rounds):
     assert tally.rounds >= rounds
 
 
+def test_what_does_not_hold_is_noticed(world):
+    model = world.model()
+    model.promote(1)
+    model.promote(2)
+    assert model.violations() == []
+    world.registry.set_alias(model.name, "production", 1)
+    assert model.violations() == ["alias at 1, history ends at 2"]
+    world.registry.set_alias(model.name, "production", 2)
+    last = model.events()[-1].event_id
+    world.registry.log_file(last, "record.dsse.json", b"{}")
+    model._seen.pop(last)
+    (line,) = model.violations()
+    assert "record" in line
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("operation", ["promote", "rollback"])
 def test_a_process_killed_at_any_call_leaves_one_story(faults, world, operation, moment):
