@@ -17,13 +17,13 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration"
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m integration
 
 test-quick: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration"
 
 test-integration: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m integration
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m integration
 
 # Every kill point and every fault of promotion and rollback against real servers: a quarter of an hour.
 # FAULTS holds further options, "--help" among them.

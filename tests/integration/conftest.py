@@ -39,6 +39,14 @@ WEBHOOKS_TO_THIS_MACHINE = {
 """MLflow delivers over https to public addresses alone, unless told otherwise for tests."""
 
 
+MINUTES = ("test_gtsrb.py", "test_live_suspects.py", "test_drills.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Files that take minutes begin first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: MINUTES.index(item.path.name) if item.path.name in MINUTES else len(MINUTES))
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -111,6 +119,33 @@ def gate_cli(gate_environment):
     return run
 
 
+@contextlib.contextmanager
+def mlflow_at(uri):
+    """Point this process's MLflow at a server; afterwards it is as it was, its environment variables too."""
+    import mlflow
+
+    kept = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(None if before[1] == before[0] else before[1])
+        for name, value in kept.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+@pytest.fixture
+def at_the_server(mlflow_server):
+    """For the time of a test, this process's MLflow is at the server."""
+    with mlflow_at(mlflow_server):
+        yield
+
+
 @pytest.fixture(scope="session")
 def log_version(mlflow_server):
     """Register a PyTorch model as pt2 with the server and return its version number."""
@@ -119,23 +154,16 @@ def log_version(mlflow_server):
         import mlflow
         import mlflow.pytorch
 
-        before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-        mlflow.set_tracking_uri(mlflow_server)
-        mlflow.set_registry_uri(mlflow_server)
-        try:
-            with warnings.catch_warnings(), mlflow.start_run():
-                warnings.simplefilter("ignore")
-                logged = mlflow.pytorch.log_model(
-                    model,
-                    name="model",
-                    input_example=images,
-                    registered_model_name=name,
-                    metadata=metadata,
-                    pip_requirements=["torch"],
-                )
-        finally:
-            mlflow.set_tracking_uri(before[0])
-            mlflow.set_registry_uri(None if before[1] == before[0] else before[1])
+        with mlflow_at(mlflow_server), warnings.catch_warnings(), mlflow.start_run():
+            warnings.simplefilter("ignore")
+            logged = mlflow.pytorch.log_model(
+                model,
+                name="model",
+                input_example=images,
+                registered_model_name=name,
+                metadata=metadata,
+                pip_requirements=["torch"],
+            )
         return int(logged.registered_model_version)
 
     return log

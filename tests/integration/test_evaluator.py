@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text
 
 
 @pytest.fixture
-def evaluate(mlflow_server, gate_environment, home, monkeypatch):
+def evaluate(at_the_server, gate_environment, home, monkeypatch):
     """``mlflow.models.evaluate`` against the server, with the evaluator that the package declares."""
     import mlflow
     from mlflow.models.evaluation.evaluator_registry import _model_evaluation_registry
@@ -22,9 +22,6 @@ def evaluate(mlflow_server, gate_environment, home, monkeypatch):
     plugin = importlib.metadata.EntryPoint(*declared, "mlflow.model_evaluator").load()
     monkeypatch.setitem(_model_evaluation_registry._registry, declared[0], plugin)
     monkeypatch.setenv("XDG_CONFIG_HOME", gate_environment["XDG_CONFIG_HOME"])
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    mlflow.set_tracking_uri(mlflow_server)
-    mlflow.set_registry_uri(mlflow_server)
 
     def run(config, model=None, model_id=None):
         rows = pd.DataFrame({"row": range(90)})
@@ -39,9 +36,7 @@ def evaluate(mlflow_server, gate_environment, home, monkeypatch):
             )
         return made, active.info.run_id
 
-    yield run
-    mlflow.set_tracking_uri(before[0])
-    mlflow.set_registry_uri(None if before[1] == before[0] else before[1])
+    return run
 
 
 @pytest.mark.integration

@@ -34,7 +34,7 @@ required = false
 
 @pytest.fixture(scope="module")
 def split(gtsrb, gtsrb_folder):
-    return gtsrb.load(gtsrb_folder, every=6)
+    return gtsrb.load(gtsrb_folder, every=4)
 
 
 @pytest.fixture(scope="module")
