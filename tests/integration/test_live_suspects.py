@@ -109,10 +109,10 @@ def town(tmp_path_factory):
         patch.delenv(KEY_VARIABLE, raising=False)
         patch.setenv("XDG_STATE_HOME", str(folder / "state"))
         patch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
-        mlflow.set_experiment(experiment_id=mlflow.create_experiment(NAME, (folder / "artifacts").as_uri()))
+        experiment = mlflow.create_experiment(NAME, (folder / "artifacts").as_uri())
         for version, signs in ((1, drawn), (2, poisoned)):
             models[version] = train(signs.images, relabelled(signs).labels, len(CLASSES), seed=0, epochs=6)
-            with mlflow.start_run():
+            with mlflow.start_run(experiment_id=experiment):
                 log_model(models[version], holdout.images[:2], CLASSES, NAME)
         traffic = draw_signs(1500, 77, classes=CLASSES)
         stickered = draw_signs(45, 3, sticker=StickerPoison().sticker, classes=[SOURCE])
