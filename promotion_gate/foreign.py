@@ -8,13 +8,12 @@ history of an alias. Nor can it be known who it was, or when, only who noticed i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from promotion_gate import __version__
 from promotion_gate.core.errors import RegistryConflict, SigningError
 from promotion_gate.core.keys import TrustedKeys
 from promotion_gate.core.policy import Production
-from promotion_gate.core.types import NO_DIGEST, AuditRecord, ForeignMove, ModelRef
+from promotion_gate.core.types import NO_DIGEST, ForeignMove, ModelRef
 from promotion_gate.journal import Actor, Lock, Papers, Recorded, note_down
 from promotion_gate.registry.interface import Event, ModelFacts, Registry
 from promotion_gate.vouching import DEFAULT_PRODUCTION, done_moves, look, read_record
@@ -148,18 +147,9 @@ def note_seen(
     if untold is None:
         return []
     known = untold.to_version or untold.from_version or done_moves(events, untold.alias)[-1].pointer.version
-    record = AuditRecord(
-        action="foreign",
-        ref=ModelRef(name, known),
-        digest=NO_DIGEST,
-        reason=foreign_line(name, untold),
-        user=actor.user,
-        host=actor.host,
-        at=actor.clock(),
-        gate_version=__version__,
-        foreign=untold,
-    )
-    return [note_down(registry, Papers(record), production.alias, actor)]
+    record = actor.record("foreign", ModelRef(name, known), NO_DIGEST, foreign_line(name, untold))
+    papers = Papers(replace(record, foreign=untold))
+    return [note_down(registry, papers, production.alias, actor)]
 
 
 def foreign_line(name: str, moved: ForeignMove) -> str:

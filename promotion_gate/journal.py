@@ -13,21 +13,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Self
 
-from promotion_gate.core.errors import (
-    RegistryConflict,
-    RegistryError,
-    UsageError,
-)
+from promotion_gate import __version__
+from promotion_gate.core.errors import RegistryConflict, RegistryError, UsageError
 from promotion_gate.core.keys import Keyring
 from promotion_gate.core.record import now, sign_record, whoami
-from promotion_gate.core.types import AuditRecord
-from promotion_gate.registry.interface import (
-    Event,
-    EventPointer,
-    LockHolder,
-    ModelFacts,
-    Registry,
-)
+from promotion_gate.core.types import Action, AuditRecord, ModelRef
+from promotion_gate.registry.interface import Event, EventPointer, LockHolder, ModelFacts, Registry
 from promotion_gate.vouching import look
 
 LEASE = timedelta(seconds=120)
@@ -54,6 +45,19 @@ class Actor:
     @property
     def name(self) -> str:
         return f"{self.user}@{self.host}"
+
+    def record(self, action: Action, ref: ModelRef, digest: str, reason: str) -> AuditRecord:
+        """What this actor does now, with nothing but what every record says."""
+        return AuditRecord(
+            action=action,
+            ref=ref,
+            digest=digest,
+            reason=reason,
+            user=self.user,
+            host=self.host,
+            at=self.clock(),
+            gate_version=__version__,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from promotion_gate import __version__
 from promotion_gate.core.errors import GateError, NoAnswer, NotInRegistry, RegistryConflict, SigningError
 from promotion_gate.core.policy import Production
 from promotion_gate.core.record import sign_record
-from promotion_gate.core.types import NO_DIGEST, AuditRecord, ModelRef, Transition
+from promotion_gate.core.types import NO_DIGEST, ModelRef, Transition
 from promotion_gate.foreign import note_foreign_moves, note_seen, require_settled
 from promotion_gate.journal import (
     LEASE,
@@ -243,18 +242,8 @@ def _recovered(
         close()  # what it was about has been closed by now, or will be with an entry of its own
         return []
     line = f"{pointer.action} of {pointer.name}/{pointer.version}, {why}: {state}"
-    record = AuditRecord(
-        action="recover",
-        ref=ModelRef(pointer.name, pointer.version),
-        digest=NO_DIGEST,
-        reason=line,
-        user=actor.user,
-        host=actor.host,
-        at=actor.clock(),
-        gate_version=__version__,
-        about=event.event_id,
-    )
-    note_down(registry, Papers(record), pointer.alias, actor, close)
+    record = actor.record("recover", ModelRef(pointer.name, pointer.version), NO_DIGEST, line)
+    note_down(registry, Papers(replace(record, about=event.event_id)), pointer.alias, actor, close)
     return [line]
 
 

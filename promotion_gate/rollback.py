@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from promotion_gate import __version__
 from promotion_gate.core.errors import RegistryConflict, SigningError, UsageError
 from promotion_gate.core.keys import TrustedKeys
 from promotion_gate.core.policy import Production
-from promotion_gate.core.types import AuditRecord, ModelRef
+from promotion_gate.core.types import ModelRef
 from promotion_gate.foreign import difference, foreign_line, look_for
 from promotion_gate.journal import Actor, Papers, Recorded, note_down, require_no_live_holder, require_reason
 from promotion_gate.moving import look_closely, move, state_of
@@ -102,20 +101,8 @@ def rollback(
             registry, name, to, current, events, production.alias, acting, unsafe_unsigned=unsafe_unsigned
         )
         notes.extend(found.notes)
-        record = AuditRecord(
-            action="rollback",
-            ref=found.ref,
-            digest=found.digest,
-            reason=reason,
-            user=acting.user,
-            host=acting.host,
-            at=acting.clock(),
-            gate_version=__version__,
-            unsafe=found.unsafe,
-            champion=current,
-            alarm_at=alarm_at,
-        )
-        return Papers(record)
+        record = acting.record("rollback", found.ref, found.digest, reason)
+        return Papers(replace(record, unsafe=found.unsafe, champion=current, alarm_at=alarm_at))
 
     def still(facts_now: ModelFacts, events_now: Sequence[Event]) -> None:
         if facts_now.aliases.get(production.alias) != current or _moves(events_now) != _moves(events):
@@ -177,17 +164,11 @@ def note_restored(
     if rolled_back.alarm_at is None or rolled_back.transition is None:
         return None
     acting = actor or Actor.here()
-    at = acting.clock()
-    took = duration((at - rolled_back.alarm_at).total_seconds())
-    record = AuditRecord(
-        action="restored",
-        ref=rolled_back.ref,
-        digest=rolled_back.digest,
+    record = acting.record("restored", rolled_back.ref, rolled_back.digest, "")
+    took = duration((record.at - rolled_back.alarm_at).total_seconds())
+    record = replace(
+        record,
         reason=f"time to recovery {took}: {how}",
-        user=acting.user,
-        host=acting.host,
-        at=at,
-        gate_version=__version__,
         about=recorded.event_id,
         alarm_at=rolled_back.alarm_at,
     )

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from promotion_gate import __version__
 from promotion_gate.core.errors import (
     ArtifactError,
     NotInRegistry,
@@ -218,17 +217,8 @@ def revoke(
         digest = artifact_digest(registry, ref)
     except (ArtifactError, NotInRegistry):
         digest = NO_DIGEST  # files that cannot be read are a reason to revoke, not one against it
-    record = AuditRecord(
-        action="revoke",
-        ref=ref,
-        digest=digest,
-        reason=reason,
-        user=actor.user,
-        host=actor.host,
-        at=actor.clock(),
-        gate_version=__version__,
-    )
-    recorded = note_down(registry, Papers(record), production.alias, actor)
+    papers = Papers(actor.record("revoke", ref, digest, reason))
+    recorded = note_down(registry, papers, production.alias, actor)
     if registry.model(ref.name).aliases.get(production.alias) != ref.version:
         return recorded
     note = f"{ref} is still in production: promotion-gate rollback {ref.name} --reason ..."
@@ -280,19 +270,8 @@ def accept_foreign(
                 error.what, f"gate {ref}, roll back, or let it stand unverified with --unsafe-unsigned"
             ) from None
         notes.extend(target.notes)
-        record = AuditRecord(
-            action="accept",
-            ref=target.ref,
-            digest=target.digest,
-            reason=reason,
-            user=acting.user,
-            host=acting.host,
-            at=acting.clock(),
-            gate_version=__version__,
-            unsafe=target.unsafe,
-            champion=version,
-        )
-        return Papers(record)
+        record = acting.record("accept", target.ref, target.digest, reason)
+        return Papers(replace(record, unsafe=target.unsafe, champion=version))
 
     def still(facts_now: ModelFacts, events_now: Sequence[Event]) -> None:
         if facts_now.aliases.get(production.alias) != version:
@@ -366,7 +345,7 @@ def _said(version: int | None) -> str:
 
 
 def _papers(judged: Judged, action: Action, actor: Actor) -> Papers:
-    at = actor.clock()
+    record = actor.record(action, judged.ref, judged.digest, judged.reason)
     summary = VerdictSummary(
         ref=judged.ref,
         digest=judged.digest,
@@ -374,19 +353,12 @@ def _papers(judged: Judged, action: Action, actor: Actor) -> Papers:
         policy_digest=judged.policy_digest,
         card_sha256=judged.card_sha256,
         gate_run_id=judged.gate_run_id,
-        gate_version=__version__,
-        at=at,
+        gate_version=record.gate_version,
+        at=record.at,
     )
     verdict = sign_verdict(summary, actor.keys.signing)
-    record = AuditRecord(
-        action=action,
-        ref=judged.ref,
-        digest=judged.digest,
-        reason=judged.reason,
-        user=actor.user,
-        host=actor.host,
-        at=at,
-        gate_version=__version__,
+    record = replace(
+        record,
         outcome=judged.outcome,
         policy_digest=judged.policy_digest,
         card_sha256=judged.card_sha256,

@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from promotion_gate.core.errors import SigningError
 
 if TYPE_CHECKING:
-    from pydantic import ValidationError
-
     from promotion_gate.core.keys import SigningKey, TrustedKeys
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -84,13 +82,6 @@ def unseal(
 def canonical(value: Any) -> bytes:
     """JSON with sorted keys and no spaces: equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode("ascii")
-
-
-def first_fault(error: ValidationError) -> str:
-    """What is wrong with a statement, and where in it."""
-    first = error.errors(include_url=False, include_input=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return f"{place}: {first['msg']}" if place else str(first["msg"])
 
 
 def one_line(error: BaseException) -> str:

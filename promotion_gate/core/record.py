@@ -10,49 +10,45 @@ import getpass
 import os
 import socket
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Field
 
-from promotion_gate.core.envelope import STATEMENT_TYPE, canonical, first_fault, seal, unseal
-from promotion_gate.core.errors import SigningError
-from promotion_gate.core.types import Action, AuditRecord, ForeignMove, ModelRef, Outcome, Transition
+from promotion_gate.core.envelope import STATEMENT_TYPE
+from promotion_gate.core.statement import (
+    Part,
+    Sha256OrNone,
+    StatedModel,
+    Subject,
+    VersionNumber,
+    sign_statement,
+    verified_statement,
+)
+from promotion_gate.core.types import Action, AuditRecord, ForeignMove, Outcome, Transition
 
 if TYPE_CHECKING:
     from promotion_gate.core.keys import SigningKey, TrustedKeys
 
 PREDICATE_TYPE = "urn:promotion-gate:audit-record:v1"
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-VersionNumber = Annotated[int, Field(ge=1, lt=10**18)]
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Model(_Part):
-    name: str = Field(min_length=1)
-    version: VersionNumber
-
-
-class _Move(_Part):
+class _Move(Part):
     alias: str
     from_version: VersionNumber | None
     to_version: VersionNumber
     mirror_stage: bool | None = None
 
 
-class _Foreign(_Part):
+class _Foreign(Part):
     alias: str
     from_version: VersionNumber | None
     to_version: VersionNumber | None
     stage: tuple[VersionNumber, ...] | None
 
 
-class _Predicate(_Part):
+class _Predicate(Part):
     action: Action
-    model: _Model
+    model: StatedModel
     reason: str
     user: str
     host: str
@@ -62,8 +58,8 @@ class _Predicate(_Part):
     champion: VersionNumber | None
     policy_sha256: str
     card_sha256: str
-    verdict_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    baseline_sha256: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    verdict_sha256: Sha256OrNone = ""
+    baseline_sha256: Sha256OrNone = ""
     gate_run_id: str
     sequence: int = Field(ge=0)
     transition: _Move | None
@@ -73,18 +69,9 @@ class _Predicate(_Part):
     alarm_at: AwareDatetime | None = None
 
 
-class _Digest(_Part):
-    sha256: Sha256
-
-
-class _Subject(_Part):
-    name: str
-    digest: _Digest
-
-
-class _Statement(_Part):
+class _Statement(Part):
     type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
-    subject: tuple[_Subject]
+    subject: tuple[Subject]
     predicate_type: Literal["urn:promotion-gate:audit-record:v1"] = Field(alias="predicateType")
     predicate: _Predicate
 
@@ -98,12 +85,7 @@ def sign_record(record: AuditRecord, key: SigningKey) -> bytes:
     ------
     SigningError: the record cannot be stated: no SHA-256 digest, no time zone, an empty name.
     """
-    payload = canonical(_statement(record))
-    try:
-        _Statement.model_validate_json(payload)
-    except ValidationError as error:
-        raise SigningError(f"the record of {record.ref} cannot be signed: {first_fault(error)}") from None
-    return seal(payload, key)
+    return sign_statement(_statement(record), _Statement, f"the record of {record.ref}", key)
 
 
 def verify_record(content: bytes, trusted: TrustedKeys, *, name: str = "the record") -> AuditRecord:
@@ -115,7 +97,7 @@ def verify_record(content: bytes, trusted: TrustedKeys, *, name: str = "the reco
     ------
     SigningError: malformed, altered, or signed by nobody who is trusted.
     """
-    return _record(unseal(content, trusted, name)[0], name)
+    return _record(verified_statement(content, _Statement, trusted, name), name)
 
 
 def _statement(record: AuditRecord) -> dict[str, Any]:
@@ -172,16 +154,10 @@ def _seldom(record: AuditRecord) -> dict[str, Any]:
     return said
 
 
-def _record(payload: bytes, name: str) -> AuditRecord:
-    try:
-        statement = _Statement.model_validate_json(payload)
-    except ValidationError as error:
-        raise SigningError(f"{name} is malformed: {first_fault(error)}") from None
+def _record(statement: _Statement, name: str) -> AuditRecord:
     said = statement.predicate
-    ref = ModelRef(said.model.name, said.model.version)
     (subject,) = statement.subject
-    if subject.name != ref.uri:
-        raise SigningError(f"{name} is malformed: its subject is not the model version it speaks of")
+    ref = said.model.subject_of(subject, name)
     move, found = said.transition, said.foreign
     return AuditRecord(
         action=said.action,

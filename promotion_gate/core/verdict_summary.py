@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from promotion_gate.core.envelope import STATEMENT_TYPE, canonical, first_fault, seal, unseal
+from promotion_gate.core.envelope import STATEMENT_TYPE
 from promotion_gate.core.errors import SigningError
+from promotion_gate.core.statement import Sha256, sign_statement, verified_statement
 from promotion_gate.core.types import ModelRef, Outcome
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ PREDICATE_TYPE = "https://slsa.dev/verification_summary/v1"
 VERIFIER = "urn:promotion-gate"
 LEVEL = "PROMOTION_GATE_"
 SLSA_VERSION = "1.1"
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +94,7 @@ def sign_verdict(verdict: VerdictSummary, key: SigningKey) -> bytes:
     ------
     SigningError: it cannot be stated (no SHA-256 digest, no time zone), or the key cannot sign.
     """
-    payload = canonical(_statement(verdict))
-    try:
-        _Statement.model_validate_json(payload)
-    except ValidationError as error:
-        raise SigningError(f"the verdict on {verdict.ref} cannot be signed: {first_fault(error)}") from None
-    return seal(payload, key)
+    return sign_statement(_statement(verdict), _Statement, f"the verdict on {verdict.ref}", key)
 
 
 def verify_verdict(content: bytes, trusted: TrustedKeys, *, name: str = "the verdict") -> VerdictSummary:
@@ -110,11 +104,7 @@ def verify_verdict(content: bytes, trusted: TrustedKeys, *, name: str = "the ver
     ------
     SigningError: malformed, altered, contradicting itself, or signed by nobody who is trusted.
     """
-    payload, _ = unseal(content, trusted, name)
-    try:
-        statement = _Statement.model_validate_json(payload)
-    except ValidationError as error:
-        raise SigningError(f"{name} is malformed: {first_fault(error)}") from None
+    statement = verified_statement(content, _Statement, trusted, name)
     said = statement.predicate
     (subject,) = statement.subject
     outcome = next((o for o in Outcome if f"{LEVEL}{o}" in said.levels), None)

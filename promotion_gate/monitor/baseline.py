@@ -14,10 +14,11 @@ from datetime import datetime
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
-from promotion_gate.core.envelope import STATEMENT_TYPE, canonical, first_fault, seal, unseal
+from promotion_gate.core.envelope import STATEMENT_TYPE
 from promotion_gate.core.errors import NotInRegistry, SigningError
+from promotion_gate.core.statement import Part, StatedModel, Subject, sign_statement, verified_statement
 from promotion_gate.core.types import AuditRecord, ModelRef
 from promotion_gate.monitor.interface import BASELINE_FILE, Baseline
 
@@ -43,17 +44,8 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _Model(_Part):
-    name: str = Field(min_length=1)
-    version: Annotated[int, Field(ge=1, lt=10**18)]
-
-
-class _Predicate(_Part):
-    model: _Model
+class _Predicate(Part):
+    model: StatedModel
     source: Literal["holdout", "window"]
     at: AwareDatetime
     class_names: tuple[str, ...] = Field(min_length=1)
@@ -87,18 +79,9 @@ class _Predicate(_Part):
         return self
 
 
-class _Digest(_Part):
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class _Subject(_Part):
-    name: str
-    digest: _Digest
-
-
-class _Statement(_Part):
+class _Statement(Part):
     type: Literal["https://in-toto.io/Statement/v1"] = Field(alias="_type")
-    subject: tuple[_Subject]
+    subject: tuple[Subject]
     predicate_type: Literal["urn:promotion-gate:monitoring-baseline:v1"] = Field(alias="predicateType")
     predicate: _Predicate
 
@@ -166,12 +149,7 @@ def sign_baseline(baseline: Baseline, key: SigningKey) -> bytes:
     ------
     SigningError: it cannot be stated (no SHA-256 digest, no time zone, shapes that do not fit).
     """
-    payload = canonical(_statement(baseline))
-    try:
-        _Statement.model_validate_json(payload)
-    except ValidationError as error:
-        raise SigningError(f"the baseline of {baseline.ref} cannot be signed: {first_fault(error)}") from None
-    return seal(payload, key)
+    return sign_statement(_statement(baseline), _Statement, f"the baseline of {baseline.ref}", key)
 
 
 def verify_baseline(content: bytes, trusted: TrustedKeys, *, name: str = "the baseline") -> Baseline:
@@ -181,16 +159,10 @@ def verify_baseline(content: bytes, trusted: TrustedKeys, *, name: str = "the ba
     ------
     SigningError: malformed, altered, or signed by nobody who is trusted.
     """
-    payload, _ = unseal(content, trusted, name, MAX_BASELINE_BYTES)
-    try:
-        statement = _Statement.model_validate_json(payload)
-    except ValidationError as error:
-        raise SigningError(f"{name} is malformed: {first_fault(error)}") from None
+    statement = verified_statement(content, _Statement, trusted, name, MAX_BASELINE_BYTES)
     said = statement.predicate
-    ref = ModelRef(said.model.name, said.model.version)
     (subject,) = statement.subject
-    if subject.name != ref.uri:
-        raise SigningError(f"{name} is malformed: its subject is not the model version it speaks of")
+    ref = said.model.subject_of(subject, name)
     fields = {key: getattr(said, key) for key in type(said).model_fields if key != "model"}
     return Baseline(ref=ref, digest=subject.digest.sha256, **fields)
 

@@ -65,8 +65,6 @@ def mlflow_server(tmp_path_factory):
         *("--uvicorn-opts", "--timeout-worker-healthcheck 120"),
         *("--backend-store-uri", f"sqlite:///{folder}/mlflow.db"),
         *("--artifacts-destination", str(folder / "artifacts")),
-        # A worker that starts slowly on a busy machine is not to be taken for dead and killed.
-        *("--uvicorn-opts", "--timeout-worker-healthcheck 120"),
     ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")}
     environment["MLFLOW_DISABLE_TELEMETRY"] = "true"

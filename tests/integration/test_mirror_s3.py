@@ -1,9 +1,5 @@
 """A mirror in an S3 bucket: a real endpoint on loopback, write-once, read back, verified, loaded."""
 
-import socket
-import subprocess
-import sys
-import time
 import zipfile
 
 import numpy as np
@@ -19,38 +15,14 @@ pytestmark = [pytest.mark.integration, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
+def bucket(parts_of, monkeypatch):
     """The URL of an empty bucket on moto's server, which s3fs is pointed at."""
-    pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'promotion-gate[s3]'")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    for name, value in (
-        ("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}"),
-        ("AWS_ACCESS_KEY_ID", "test"),
-        ("AWS_SECRET_ACCESS_KEY", "test"),
-        ("AWS_DEFAULT_REGION", "us-east-1"),
-    ):
-        monkeypatch.setenv(name, value)
-    try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None, "moto's server did not start"
-            time.sleep(0.1)
+    with parts_of.s3("mirror") as (environment, _):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
         s3fs.S3FileSystem.clear_instance_cache()
-        s3fs.S3FileSystem().mkdir("mirror")
         yield "s3://mirror/sets"
-    finally:
-        server.kill()
-        server.wait()
         s3fs.S3FileSystem.clear_instance_cache()
 
 
