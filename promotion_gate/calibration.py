@@ -17,7 +17,7 @@ from promotion_gate.core.types import Finding, ModelRef, Outcome, Status
 from promotion_gate.operators import plain
 
 if TYPE_CHECKING:
-    from promotion_gate.gate import Progress
+    from promotion_gate.examination import Progress
     from promotion_gate.registry.interface import Registry
 
 REPORT_SCHEMA = "urn:promotion-gate:report:v1"

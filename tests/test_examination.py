@@ -10,7 +10,7 @@ from promotion_gate.data.interface import ImageShape
 from promotion_gate.data.memory import InMemoryDataset
 from promotion_gate.evidence.bundle import GateEvidence
 from promotion_gate.evidence.interface import ForwardPass
-from promotion_gate.gate import _first_passes, _incomparable, _run_check
+from promotion_gate.examination import _first_passes, _incomparable, _run_check
 
 NAMES = ("stop", "yield")
 POLICY = """\
