@@ -41,7 +41,16 @@ EXIT_CODES = """exit codes:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    args = _parser().parse_args(vendor.spelled_out(sys.argv[1:] if arguments is None else arguments))
+    return carry_out(parsed(sys.argv[1:] if arguments is None else arguments))
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command and its arguments; wrong usage and ``--help`` end the process."""
+    return _parser().parse_args(vendor.spelled_out(arguments))
+
+
+def carry_out(args: argparse.Namespace) -> int:
+    """Run a parsed command and return its exit code; what goes wrong is said in a line on standard error."""
     handler: Callable[[argparse.Namespace], int] = args.handler
     try:
         _refuse_undecodable(args)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,7 +16,6 @@ from promotion_gate.moving import look_closely, move, state_of
 from promotion_gate.registry.interface import Event, ModelFacts, Registry
 from promotion_gate.vouching import (
     DEFAULT_PRODUCTION,
-    Vouched,
     artifact_digest,
     done_moves,
     last_verdict,
@@ -91,6 +89,7 @@ def rollback(
     reason = require_reason(reason)
     acting = actor or Actor.here()
     _require_usage(to, acting, unsafe_unsigned=unsafe_unsigned, alarm_at=alarm_at)
+    acting.keys.prepare()
     facts, events, notes = look_closely(registry, name, production, acting)
     current = facts.aliases.get(production.alias)
     if only_if is not None:
@@ -223,7 +222,7 @@ def _go_back_to(
         if rejection is not None and is_believed(registry, rejection, actor.keys.trusted):
             skipped.append(f"{ref} passed over: it was rejected since; '--to {version}' insists")
             continue
-        vouched = _vouched(registry, ref, events, alias, actor)
+        vouched = vouch(registry, ref, events, alias, actor.keys.trusted)
         if vouched.broken is None:
             return Target(ref, vouched.digest, skipped)
         skipped.append(f"{ref} passed over: {vouched.broken}")
@@ -255,20 +254,11 @@ def vouched_target(
     ArtifactError: it was revoked, or its bytes have changed.
     SigningError: no record of a trusted key vouches for it, and ``unsafe_unsigned`` was not said.
     """
-    vouched = _vouched(registry, ref, events, alias, actor)
+    vouched = vouch(registry, ref, events, alias, actor.keys.trusted)
     if unsafe_unsigned and isinstance(vouched.broken, SigningError):
         note = f"{ref} is UNVERIFIED: {vouched.broken.what}"
         return Target(ref, artifact_digest(registry, ref), (note,), (UNSAFE_UNSIGNED,))
     return Target(ref, vouched.digest)
-
-
-def _vouched(registry: Registry, ref: ModelRef, events: Sequence[Event], alias: str, actor: Actor) -> Vouched:
-    """As :func:`vouch`; the bytes are on their way while the cryptography is still being imported."""
-    if not registry.concurrent:
-        return vouch(registry, ref, events, alias, actor.keys.trusted)
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(artifact_digest, registry, ref)
-        return vouch(registry, ref, events, alias, actor.keys.trusted, found_digest=digest.result)
 
 
 def rejection_since(events: Sequence[Event], version: int) -> Event | None:

@@ -59,14 +59,20 @@ class TrustedKeys:
 
 
 class Keyring:
-    """The signing key and the trusted keys, each loaded when it is first needed.
-
-    Loading imports the cryptography, which a command that waits for a server need not wait for first.
-    """
+    """The signing key and the trusted keys, each loaded when it is first needed."""
 
     def __init__(self, signing: SigningKey | None = None, trusted: TrustedKeys | None = None) -> None:
         self._signing = signing
         self._trusted = trusted
+
+    def prepare(self) -> None:
+        """Load the trusted keys now: beside running requests, importing the cryptography takes twice as long.
+
+        Raises
+        ------
+        SigningError: see :func:`load_trusted_keys`.
+        """
+        _ = self.trusted
 
     @property
     def signing(self) -> SigningKey:
