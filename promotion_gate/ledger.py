@@ -10,15 +10,20 @@ registry is kept beside the trusted keys, see :func:`revocations_beside`.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from promotion_gate.core.errors import NotInRegistry, SigningError
+from promotion_gate.core.envelope import MAX_ENVELOPE_BYTES
+from promotion_gate.core.errors import InputError, NotInRegistry, SigningError, UsageError
 from promotion_gate.core.keys import TrustedKeys
+from promotion_gate.core.private import private_cache
 from promotion_gate.core.record import verify_record
 from promotion_gate.core.types import AuditRecord, ModelRef
+from promotion_gate.core.writing import write_bytes
 from promotion_gate.registry.interface import RECORD_FILE, Event, EventPointer, Registry
 
 REVOCATION_FILES = "*.revoked.json"
@@ -96,20 +101,70 @@ class Ledger:
         return "somebody took it away"
 
 
-def read_ledger(registry: Registry, events: Sequence[Event], trusted: TrustedKeys) -> Ledger:
+class KeptRecords:
+    """Copies of records that were verified, on this machine, by the id of their event.
+
+    A signed record never changes, so that a copy is as good as the registry's own, and stays when somebody
+    takes that away. Every copy is verified whenever it is used; trouble with the folder only costs time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @classmethod
+    def here(cls) -> KeptRecords | None:
+        """Those in this user's cache; None where there can be none."""
+        try:
+            return cls(private_cache("records"))
+        except InputError:
+            return None
+
+    def find(self, event_id: str) -> bytes | None:
+        """The copy, as it lies there."""
+        try:
+            with self._place(event_id).open("rb") as file:
+                return file.read(MAX_ENVELOPE_BYTES + 1)
+        except OSError:
+            return None
+
+    def keep(self, event_id: str, content: bytes) -> None:
+        """Put a verified record there."""
+        with contextlib.suppress(UsageError):
+            write_bytes(self._place(event_id), content)
+
+    def _place(self, event_id: str) -> Path:
+        # A server may call an event as it likes, "../.." for one.
+        return self._folder / f"{hashlib.sha256(event_id.encode()).hexdigest()}.json"
+
+
+def read_ledger(
+    registry: Registry, events: Sequence[Event], trusted: TrustedKeys, kept: KeptRecords | None = None
+) -> Ledger:
     """Read the record of every event, and verify its signature.
+
+    With ``kept`` the registry is asked only for those that are not there yet.
 
     Raises
     ------
     RegistryError: the registry cannot be reached.
     """
 
+    def verified(event: Event, name: str) -> AuditRecord:
+        copy = None if kept is None else kept.find(event.event_id)
+        if copy is not None:
+            with contextlib.suppress(SigningError):
+                return verify_record(copy, trusted, name=name)
+        content = registry.read_file(event.event_id, RECORD_FILE)
+        record = verify_record(content, trusted, name=name)
+        if kept is not None:
+            kept.keep(event.event_id, content)
+        return record
+
     def entry(event: Event) -> Entry:
         pointer = event.pointer
         name = f"the {pointer.action} record of {pointer.name}/{pointer.version}"
         try:
-            content = registry.read_file(event.event_id, RECORD_FILE)
-            record = verify_record(content, trusted, name=name)
+            record = verified(event, name)
         except NotInRegistry:
             return Entry(event, None, f"{name} is missing from run {event.event_id}")
         except SigningError as error:

@@ -12,6 +12,7 @@ from promotion_gate.core.policy import Production
 from promotion_gate.core.types import ModelRef
 from promotion_gate.foreign import difference, foreign_line, look_for
 from promotion_gate.journal import Actor, Papers, Recorded, note_down, require_no_live_holder, require_reason
+from promotion_gate.ledger import KeptRecords
 from promotion_gate.moving import look_closely, move, state_of
 from promotion_gate.registry.interface import Event, ModelFacts, Registry
 from promotion_gate.vouching import (
@@ -63,6 +64,7 @@ def rollback(
     actor: Actor | None = None,
     unsafe_unsigned: bool = False,
     alarm_at: datetime | None = None,
+    kept: KeptRecords | None = None,
     only_if: Callable[[ModelFacts, Sequence[Event]], None] | None = None,
 ) -> Recorded:
     """Move the production alias back to the last good version, or to version ``to``.
@@ -77,6 +79,7 @@ def rollback(
 
     Parameters
     ----------
+    kept: copies of the history's records on this machine; without, each is fetched.
     only_if: raises where the rollback must not be; asked before anything is fetched and again under the
         lock, with what is there then.
 
@@ -97,7 +100,7 @@ def rollback(
 
     def verified() -> Papers:
         found = _go_back_to(
-            registry, name, to, current, events, production.alias, acting, unsafe_unsigned=unsafe_unsigned
+            registry, name, to, current, events, production.alias, acting, unsafe_unsigned, kept
         )
         notes.extend(found.notes)
         record = acting.record("rollback", found.ref, found.digest, reason)
@@ -120,6 +123,7 @@ def plan_rollback(
     production: Production = DEFAULT_PRODUCTION,
     actor: Actor | None = None,
     unsafe_unsigned: bool = False,
+    kept: KeptRecords | None = None,
 ) -> RollbackPlan:
     """What :func:`rollback` would do now. The bytes are fetched and verified; nothing is moved or written.
 
@@ -145,7 +149,7 @@ def plan_rollback(
     if seen is not None and not seen.settled:
         notes.append(foreign_line(name, difference(production.alias, seen.left, seen.found)))
     found = _go_back_to(
-        registry, name, to, current, supposed, production.alias, acting, unsafe_unsigned=unsafe_unsigned
+        registry, name, to, current, supposed, production.alias, acting, unsafe_unsigned, kept
     )
     return RollbackPlan(
         found.ref, production.alias, found.digest, current, (*notes, *found.notes), found.unsafe
@@ -206,14 +210,14 @@ def _go_back_to(
     events: Sequence[Event],
     alias: str,
     actor: Actor,
-    *,
-    unsafe_unsigned: bool = False,
+    unsafe_unsigned: bool,
+    kept: KeptRecords | None,
 ) -> Target:
     if to is not None:
         if to == current:
             raise RegistryConflict(f"{ModelRef(name, to)} is in production already")
         return vouched_target(
-            registry, ModelRef(name, to), events, alias, actor, unsafe_unsigned=unsafe_unsigned
+            registry, ModelRef(name, to), events, alias, actor, unsafe_unsigned=unsafe_unsigned, kept=kept
         )
     skipped = []
     for version in good_versions(events, alias, current):
@@ -222,7 +226,7 @@ def _go_back_to(
         if rejection is not None and is_believed(registry, rejection, actor.keys.trusted):
             skipped.append(f"{ref} passed over: it was rejected since; '--to {version}' insists")
             continue
-        vouched = vouch(registry, ref, events, alias, actor.keys.trusted)
+        vouched = vouch(registry, ref, events, alias, actor.keys.trusted, kept=kept)
         if vouched.broken is None:
             return Target(ref, vouched.digest, skipped)
         skipped.append(f"{ref} passed over: {vouched.broken}")
@@ -246,6 +250,7 @@ def vouched_target(
     actor: Actor,
     *,
     unsafe_unsigned: bool = False,
+    kept: KeptRecords | None = None,
 ) -> Target:
     """A version that a person named, verified as it is in the registry at this moment.
 
@@ -254,7 +259,7 @@ def vouched_target(
     ArtifactError: it was revoked, or its bytes have changed.
     SigningError: no record of a trusted key vouches for it, and ``unsafe_unsigned`` was not said.
     """
-    vouched = vouch(registry, ref, events, alias, actor.keys.trusted)
+    vouched = vouch(registry, ref, events, alias, actor.keys.trusted, kept=kept)
     if unsafe_unsigned and isinstance(vouched.broken, SigningError):
         note = f"{ref} is UNVERIFIED: {vouched.broken.what}"
         return Target(ref, artifact_digest(registry, ref), (note,), (UNSAFE_UNSIGNED,))

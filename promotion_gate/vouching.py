@@ -27,7 +27,7 @@ from promotion_gate.core.policy import Production
 from promotion_gate.core.record import verify_record
 from promotion_gate.core.types import NO_DIGEST, AuditRecord, ModelRef, Outcome
 from promotion_gate.core.verdict_summary import VerdictSummary, verify_verdict
-from promotion_gate.ledger import Ledger, read_ledger, revocations_beside, speaks_of
+from promotion_gate.ledger import KeptRecords, Ledger, read_ledger, revocations_beside, speaks_of
 from promotion_gate.registry.interface import RECORD_FILE, VERDICT_FILE, Event, ModelFacts, Registry
 
 DEFAULT_PRODUCTION = Production()
@@ -91,6 +91,7 @@ def vouch(
     *,
     policy_digest: str = "",
     found_digest: Callable[[], str] | None = None,
+    kept: KeptRecords | None = None,
 ) -> Vouched:
     """Follow every link behind a version, and stop at the first that does not hold.
 
@@ -99,6 +100,8 @@ def vouch(
     events: the model's history.
     policy_digest: the policy that the verdict must have been made under; empty for any.
     found_digest: digests the version's bytes; those in the registry unless given.
+    kept: copies of the history's records, so that a long one need not be fetched again. The papers of
+        ``ref`` and its bytes are always the registry's.
 
     Raises
     ------
@@ -109,7 +112,7 @@ def vouch(
         registry,
         lambda: (
             _stated(registry, ref, events, alias, trusted, policy_digest),
-            read_ledger(registry, events, trusted),
+            read_ledger(registry, events, trusted, kept),
         ),
         lambda: _attempted(digested),
     )

@@ -114,6 +114,7 @@ def _rule(args: argparse.Namespace) -> int:
 
 def _rollback(args: argparse.Namespace) -> int:
     from promotion_gate.health import endpoint, wait_until_served
+    from promotion_gate.ledger import KeptRecords
     from promotion_gate.operators import moved_message
     from promotion_gate.transition import note_restored, rollback
 
@@ -130,6 +131,7 @@ def _rollback(args: argparse.Namespace) -> int:
         production=_alias(args),
         unsafe_unsigned=args.unsafe_unsigned,
         alarm_at=args.since,
+        kept=KeptRecords.here(),
     )
     print(moved_message(recorded, time.monotonic() - clock), flush=True)
     how = f"alias {args.alias!r} was moved"
@@ -145,6 +147,7 @@ def _rollback(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> int:
     from promotion_gate.journal import require_reason
+    from promotion_gate.ledger import KeptRecords
     from promotion_gate.operators import planned_message
     from promotion_gate.transition import plan_rollback
 
@@ -155,6 +158,7 @@ def _plan(args: argparse.Namespace) -> int:
         to=args.to,
         production=_alias(args),
         unsafe_unsigned=args.unsafe_unsigned,
+        kept=KeptRecords.here(),
     )
     print(planned_message(plan))
     return ExitCode.DONE

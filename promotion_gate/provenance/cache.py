@@ -10,39 +10,15 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from promotion_gate.core.errors import InputError
+from promotion_gate.core.private import private_cache
 from promotion_gate.provenance.dbom import Dbom, DbomEntry
 from promotion_gate.provenance.sources import file_name
-
-
-def cache_folder() -> Path:
-    """The store, made if need be.
-
-    Raises
-    ------
-    InputError: it cannot be made, or others may write to it.
-    """
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    folder = root / "promotion-gate" / "data"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        for part in (folder.parent, folder):
-            part.mkdir(mode=0o700, exist_ok=True)
-            status = part.stat(follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                raise InputError(
-                    f"others may write to the data cache {part}", "remove it, or set XDG_CACHE_HOME"
-                )
-    except OSError as error:
-        raise InputError(f"cannot use the data cache {folder}: {error.strerror}") from None
-    return folder
 
 
 def cached_place(entry: DbomEntry) -> Path:
@@ -67,7 +43,7 @@ def place_here(dbom: Dbom, entry: DbomEntry) -> Path | None:
 
 def shelf(kind: str) -> Path:
     """The part of the store for ``files`` or ``folders``."""
-    folder = cache_folder() / kind
+    folder = private_cache("data") / kind
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
