@@ -43,6 +43,7 @@ _CODE = frozenset(["source", "code", "script"])
 _WEB = frozenset({"http", "https", "ftp", "ftps"})
 _PYTHON_SHELL = re.compile(r"python[\d.]*(?=\s|$)")
 _MAX_SCALARS = 200_000
+_MAX_DEPTH = 500
 _EXPRESSION = re.compile(r"\$?\{\{(?:(?!\{\{|\}\}).)*\}\}")
 _STEPS = frozenset(
     {"run", "script", "before_script", "after_script", "command", "cmd", "args", "inlinescript", "sh", "bash"}
@@ -106,13 +107,15 @@ def read_yaml(text: str) -> Document:
     Raises
     ------
     yaml.YAMLError: it is none.
-    ValueError: it holds more than 200,000 texts.
+    ValueError: it holds more than 200,000 texts, or is nested more than 500 deep.
     """
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     document = Document()
     stack: list[_Frame] = []
     for number, event in enumerate(yaml.parse(text, Loader=loader)):
         if isinstance(event, yaml.MappingStartEvent | yaml.SequenceStartEvent):
+            if len(stack) >= _MAX_DEPTH:
+                raise ValueError("too deep")  # the parser's time grows with the square of the depth
             path = stack[-1].path_of_child() if stack else ()
             stack.append(
                 _Frame(
