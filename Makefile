@@ -16,11 +16,11 @@ demo: $(READY)
 	@$(BIN)/promotion-gate demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not integration"
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m integration
 
 test-quick: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not integration"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not integration"
 
 test-integration: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m integration

@@ -7,6 +7,19 @@ from pathlib import Path
 
 import pytest
 
+# Each of two workers has a core to itself; a second thread of torch's would wait for the other worker's.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+LONG = (
+    *("test_gtsrb.py", "test_live_suspects.py", "test_drills.py", "test_gate_cli.py", "test_faults.py"),
+    *("test_gate.py", "test_loader.py", "test_evasions.py", "test_embedding_map.py", "test_cli.py"),
+)
+"""Files that begin first, so that no worker is left with one of them at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
 
 def module_at(path):
     """A module that stands beside the tests and is no test itself."""

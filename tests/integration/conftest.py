@@ -39,14 +39,6 @@ WEBHOOKS_TO_THIS_MACHINE = {
 """MLflow delivers over https to public addresses alone, unless told otherwise for tests."""
 
 
-MINUTES = ("test_gtsrb.py", "test_live_suspects.py", "test_drills.py")
-
-
-def pytest_collection_modifyitems(items):
-    """Files that take minutes begin first, so that no worker is left with one of them at the end."""
-    items.sort(key=lambda item: MINUTES.index(item.path.name) if item.path.name in MINUTES else len(MINUTES))
-
-
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
