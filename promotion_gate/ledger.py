@@ -20,7 +20,7 @@ from pathlib import Path
 from promotion_gate.core.envelope import MAX_ENVELOPE_BYTES
 from promotion_gate.core.errors import InputError, NotInRegistry, SigningError, UsageError
 from promotion_gate.core.keys import TrustedKeys
-from promotion_gate.core.private import private_cache
+from promotion_gate.core.places import private_cache
 from promotion_gate.core.record import verify_record
 from promotion_gate.core.types import AuditRecord, ModelRef
 from promotion_gate.core.writing import write_bytes

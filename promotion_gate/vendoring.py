@@ -29,6 +29,7 @@ from promotion_gate.core.errors import (
     RefusedData,
     UsageError,
 )
+from promotion_gate.core.places import base_folder
 from promotion_gate.core.record import now, whoami
 from promotion_gate.data.files import without_credentials
 from promotion_gate.provenance.dbom import DbomEntry, read_dbom, refuse_unfit_url, require_name
@@ -108,9 +109,10 @@ def quarantine_folder() -> Path:
     InputError: it cannot be made, or others may look into it.
     """
     named = os.environ.get(QUARANTINE_VARIABLE, "")
-    base = os.environ.get("XDG_DATA_HOME", "")
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "share"
-    folder = Path(named).absolute() if named else root / "promotion-gate" / "quarantine"
+    if named:
+        folder = Path(named).absolute()
+    else:
+        folder = base_folder("XDG_DATA_HOME") / "promotion-gate" / "quarantine"
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         status = folder.stat(follow_symlinks=False)

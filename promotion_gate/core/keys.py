@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from promotion_gate.core.envelope import one_line
 from promotion_gate.core.errors import SigningError, UsageError
+from promotion_gate.core.places import base_folder
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -99,9 +100,7 @@ def own_keyring(path: Path) -> Keyring:
 
 def config_folder() -> Path:
     """The folder of the program's own settings, ``$XDG_CONFIG_HOME/promotion-gate``."""
-    base = os.environ.get("XDG_CONFIG_HOME", "")
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".config"
-    return root / "promotion-gate"
+    return base_folder("XDG_CONFIG_HOME") / "promotion-gate"
 
 
 def signing_key_path() -> Path:

@@ -16,6 +16,7 @@ from typing import Any
 import fsspec
 
 from promotion_gate.core.errors import GateError, InputError
+from promotion_gate.core.places import expanded
 
 MAX_IMAGE_FILE_BYTES = 64 * 2**20
 """A single encoded image may be no larger than this."""
@@ -74,7 +75,7 @@ def locate(path: str, folder: Path) -> Location:
     InputError: there is nothing, or no driver for such a URL.
     """
     if not is_url(path):
-        absolute = os.path.normpath(Path.cwd() / folder / Path(path).expanduser())
+        absolute = os.path.normpath(Path.cwd() / folder / expanded(path))
         place = Location(fsspec.filesystem("file"), absolute, absolute)
     else:
         shown = without_credentials(path)

@@ -22,6 +22,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from promotion_gate.core.errors import InputError
+from promotion_gate.core.places import base_folder
+
 Float32 = NDArray[np.float32]
 
 MAX_WIDTH = 50
@@ -214,11 +217,10 @@ def _numba_cache() -> Iterator[Path]:
         yield Path(asked)
         return
     try:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        kept = home / "promotion-gate" / "numba"
+        kept = base_folder("XDG_CACHE_HOME") / "promotion-gate" / "numba"
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=kept).close()
-    except (OSError, RuntimeError):
+    except (OSError, InputError):
         with tempfile.TemporaryDirectory(prefix="promotion-gate-numba-") as folder:
             yield Path(folder)
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from promotion_gate.core.places import base_folder
 from promotion_gate.core.record import now
 from promotion_gate.monitor.delivery import PAUSES, ROUND_SECONDS, Courier, attempt
 from promotion_gate.monitor.interface import Alarm
@@ -106,10 +106,8 @@ class Alerts:
 
 def default_state(host: str, name: str) -> Path:
     """Where the outbox of a model at a registry is kept, unless told otherwise."""
-    home = os.environ.get("XDG_STATE_HOME", "")
-    folder = Path(home) if Path(home).is_absolute() else Path.home() / ".local" / "state"
     key = hashlib.sha256(json.dumps([host, name]).encode()).hexdigest()[:16]
-    return folder / "promotion-gate" / f"alerts-{key}.json"
+    return base_folder("XDG_STATE_HOME") / "promotion-gate" / f"alerts-{key}.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promotion_gate.core.errors import InputError
+from promotion_gate.core.places import expanded
 from promotion_gate.data.files import Location, find_files, is_url, locate, reading
 from promotion_gate.monitor.interface import UNSEEN, Predictions
 from promotion_gate.monitor.log_format import JOURNAL, MAX_NAME, PARQUET
@@ -183,7 +184,7 @@ def _matching(pattern: str) -> Iterator[LogFile]:
     head = pattern.split("*")[0].split("?")[0].split("[")[0]
     root = _located(head.rpartition("/")[0] + "/" if "/" in head else ".")
     with reading(root.uri):
-        full = pattern if is_url(pattern) else str(Path(pattern).expanduser().absolute())
+        full = pattern if is_url(pattern) else str(expanded(pattern).absolute())
         names = sorted(root.fs.glob(root.fs._strip_protocol(full)))
     found = [name for name in names if str(name).lower().endswith(SUFFIXES)]
     if not found and not names:
@@ -193,7 +194,7 @@ def _matching(pattern: str) -> Iterator[LogFile]:
 
 
 def _exists(path: str) -> bool:
-    return not is_url(path) and Path(path).expanduser().exists()
+    return not is_url(path) and expanded(path).exists()
 
 
 def _located(path: str) -> Location:

@@ -36,10 +36,10 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 from promotion_gate.core.errors import UsageError
+from promotion_gate.core.places import expanded
 from promotion_gate.monitor.log_format import MAX_WIDTH
 from promotion_gate.monitor.log_writer import (
     WAKE_AT,
@@ -96,7 +96,7 @@ class PredictionLog:
             )
         if max_pending < 1 or rotate_rows < 1 or not rotate_seconds > 0:
             raise UsageError("max_pending, rotate_rows and rotate_seconds must be above 0")
-        place = Path(folder).expanduser().absolute()
+        place = expanded(folder).absolute()
         try:
             place.mkdir(parents=True, exist_ok=True)
         except OSError as error:

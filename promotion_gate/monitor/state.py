@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from promotion_gate.core.errors import RegistryConflict, UsageError
+from promotion_gate.core.places import base_folder
 from promotion_gate.core.writing import write_bytes
 from promotion_gate.monitor.interface import Alarm
 from promotion_gate.monitor.log_reader import Position
@@ -39,9 +40,7 @@ class Remembered:
 
 def default_folder(key: str) -> Path:
     """Where state lies unless a folder is named."""
-    home = os.environ.get("XDG_STATE_HOME", "")
-    root = Path(home) if home.startswith("/") else Path.home() / ".local" / "state"
-    return root / "promotion-gate" / "monitor" / key
+    return base_folder("XDG_STATE_HOME") / "promotion-gate" / "monitor" / key
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from promotion_gate.core.errors import (
     SigningError,
     UsageError,
 )
+from promotion_gate.core.places import expanded
 from promotion_gate.core.types import ModelRef
 from promotion_gate.monitor.baseline import load_baseline
 from promotion_gate.monitor.interface import Alarm, Baseline, WindowOutcome
@@ -255,6 +256,6 @@ def _why(remembered: Remembered, baseline: Baseline) -> str:
 
 def _key(registry: Registry, watched: Watched) -> str:
     """A name for the state of this model, alias and log."""
-    logs = sorted(log if "://" in log else str(Path(log).expanduser().absolute()) for log in watched.logs)
+    logs = sorted(log if "://" in log else str(expanded(log).absolute()) for log in watched.logs)
     text = "\0".join([registry.host, watched.name, watched.production.alias, *logs])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from promotion_gate.core.errors import InputError
-from promotion_gate.core.private import private_cache
+from promotion_gate.core.places import private_cache
 from promotion_gate.provenance.dbom import Dbom, DbomEntry
 from promotion_gate.provenance.sources import file_name
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from promotion_gate.core.errors import GateError, InputError, UsageError
+from promotion_gate.core.places import expanded
 from promotion_gate.core.policy import DataSource
 from promotion_gate.data.files import is_url
 from promotion_gate.data.interface import ImageDataset, Stored
@@ -95,7 +96,7 @@ def open_data(source: DataSource, folder: Path = Path(), *, called: str = "") ->
     UsageError: the set is missing or cannot be made sense of.
     """
     if not is_url(source.path):
-        place = folder / Path(source.path).expanduser()
+        place = folder / expanded(source.path)
         if place.exists() and not (place.is_file() or place.is_dir()):
             # A pipe would be waited for without end.
             raise UsageError(f"{place} is neither a folder nor a plain file", "is the path right?")
