@@ -54,7 +54,7 @@ def first_time(file: LogFile, wanted: Wanted, start: Position) -> float | None:
     with reading(file.place.uri):
         if start.size and file.place.fs.size(file.place.path) == start.size:
             return None
-        with file.place.fs.open(file.place.path, "rb") as handle:
+        with file.open() as handle:
             parquet = _parquet(handle)
             about = parquet.metadata
             names = parquet.schema_arrow.names
@@ -78,7 +78,8 @@ def read_arrow(file: LogFile, wanted: Wanted, start: Position) -> Iterator[Piece
     if file.suffix == JOURNAL:
         path = Path(file.place.path)
         if path.exists():
-            yield from _pieces(file, wanted, start.rows, _journal(path, start.rows), 0)
+            with reading(file.place.uri):
+                yield from _pieces(file, wanted, start.rows, _journal(path, start.rows), 0)
             return
         # It became Parquet since the folder was looked at.
         file = LogFile(
@@ -86,7 +87,7 @@ def read_arrow(file: LogFile, wanted: Wanted, start: Position) -> Iterator[Piece
         )
     with reading(file.place.uri):
         size = int(file.place.fs.size(file.place.path))
-        with file.place.fs.open(file.place.path, "rb") as handle:
+        with file.open() as handle:
             parquet = _parquet(handle)
             yield from _pieces(file, wanted, start.rows, _batches(parquet, wanted, start.rows), size)
 

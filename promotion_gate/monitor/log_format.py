@@ -7,11 +7,13 @@ rows in the same order. A reader that finds both takes the Parquet.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 JOURNAL = ".arrows"
 PARQUET = ".parquet"
@@ -45,11 +47,25 @@ def log_schema() -> Any:
     )
 
 
+def open_plain(path: str | Path) -> BinaryIO:
+    """Open a local file to read it. A pipe in its place would keep its reader waiting for good.
+
+    Raises
+    ------
+    OSError: it cannot be opened, or is no plain file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file")
+    return os.fdopen(descriptor, "rb")
+
+
 def journal_batches(path: Path) -> Iterator[Any]:
     """The whole record batches of a journal; one that is still being written, or never was, ends it."""
     import pyarrow as pa
 
-    with path.open("rb") as file:
+    with open_plain(path) as file:
         try:
             reader = pa.ipc.open_stream(file)
         except (pa.ArrowInvalid, OSError):
@@ -97,15 +113,21 @@ def compact(journal: Path) -> Path | None:
 
 
 def orphans(folder: Path, prefix: str) -> Iterator[tuple[Path, int]]:
-    """Journals whose process is gone, each with its locked descriptor, which the caller closes."""
+    """Journals whose process is gone, each with its locked descriptor, which the caller closes.
+
+    Those of other users stay as they are: what they hold may be made to fill the memory of who reads it.
+    """
     import fcntl
 
     for path in sorted(folder.glob(f"{prefix}*{JOURNAL}")):
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             continue
         try:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.geteuid():
+                raise OSError(errno.EPERM, "not a journal of this user")
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)

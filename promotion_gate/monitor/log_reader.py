@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from promotion_gate.core.errors import InputError
 from promotion_gate.core.places import expanded
-from promotion_gate.data.files import Location, find_files, is_url, locate, reading
+from promotion_gate.data.files import Location, find_files, is_url, locate, reading, without_credentials
 from promotion_gate.monitor.interface import UNSEEN, Predictions
-from promotion_gate.monitor.log_format import JOURNAL, MAX_NAME, PARQUET
+from promotion_gate.monitor.log_format import JOURNAL, MAX_NAME, PARQUET, open_plain
 
 if TYPE_CHECKING:
     from promotion_gate.monitor.log_arrow import Wanted
@@ -53,6 +53,11 @@ class LogFile:
     place: Location
     key: str
     suffix: str
+
+    def open(self) -> Any:
+        """The file, to read its bytes; whoever may write to a log's folder may put a pipe there."""
+        place = self.place
+        return open_plain(place.path) if place.local else place.fs.open(place.path, "rb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +193,10 @@ def _matching(pattern: str) -> Iterator[LogFile]:
         names = sorted(root.fs.glob(root.fs._strip_protocol(full)))
     found = [name for name in names if str(name).lower().endswith(SUFFIXES)]
     if not found and not names:
-        raise InputError(f"no file matches {pattern!r:.300}", "give --log a file, folder, pattern or URL")
+        raise InputError(
+            f"no file matches {without_credentials(pattern)!r:.300}",
+            "give --log a file, folder, pattern or URL",
+        )
     for name in found:
         yield _file(Location(root.fs, str(name), str(name)))
 

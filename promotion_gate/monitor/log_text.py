@@ -26,7 +26,7 @@ Parse = Callable[[bytes, int], Row]
 
 def read_text(file: LogFile, wanted: Wanted, start: Position, *, growing: bool) -> Iterator[Piece]:
     """The rows of a JSONL or CSV file from ``start`` on; from the beginning where it is another file now."""
-    with reading(file.place.uri), file.place.fs.open(file.place.path, "rb") as handle:
+    with reading(file.place.uri), file.open() as handle:
         head = handle.read(HEAD_BYTES)
         start = _where(start, head, int(file.place.fs.size(file.place.path)))
         handle.seek(0)

@@ -40,7 +40,7 @@ from typing import Any, Self
 
 from promotion_gate.core.errors import UsageError
 from promotion_gate.core.places import expanded
-from promotion_gate.monitor.log_format import MAX_WIDTH
+from promotion_gate.monitor.log_format import MAX_IMAGE, MAX_NAME, MAX_WIDTH
 from promotion_gate.monitor.log_writer import (
     WAKE_AT,
     Drops,
@@ -145,6 +145,7 @@ class PredictionLog:
         try:
             if type(predicted) is not str:
                 predicted = _class(predicted)
+            _require_short(predicted, image)
             if confidence is not None and type(confidence) is not float:
                 confidence = float(_plain_array(confidence))
             if embedding is not None:
@@ -174,6 +175,8 @@ class PredictionLog:
             sure = [None] * count if confidence is None else _listed(confidence)
             sure = [value if value is None or type(value) is float else float(value) for value in sure]
             shown = [None] * count if images is None else _listed(images)
+            for label, image in zip(labels, shown, strict=False):
+                _require_short(label, image)
             vectors = [None] * count if embeddings is None else _rows_of_numbers(embeddings, 2)
             if {len(sure), len(shown), len(vectors)} != {count}:
                 raise ValueError("predicted, confidence, images and embeddings differ in length")
@@ -251,6 +254,14 @@ class PredictionLog:
 
 
 _open_logs: weakref.WeakSet[PredictionLog] = weakref.WeakSet()
+
+
+def _require_short(predicted: str | int, image: Any) -> None:
+    """Refuse at once what would be refused later: so many wait that long texts would fill the memory."""
+    if type(predicted) is str and len(predicted) > MAX_NAME:
+        raise ValueError("a class name is a short text")
+    if image is not None and len(image) > MAX_IMAGE:
+        raise ValueError("an image reference is a short text")
 
 
 def _class(predicted: Any) -> str | int:

@@ -1,6 +1,7 @@
 """Reading logs: every format tells the same, order is kept, and nonsense is named by file and row."""
 
 import json
+import os
 
 import fsspec
 import numpy as np
@@ -295,3 +296,17 @@ def test_a_journal_stands_back_for_its_parquet(tmp_path):
     (file,) = log_files([str(tmp_path)])
     assert file.suffix == ".parquet"
     assert flat(read(tmp_path)) == EXPECTED
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.csv", "x.parquet", "x.arrows"])
+def test_a_pipe_in_the_folder_keeps_nobody_waiting(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: not a plain file"):
+        read(tmp_path)
+
+
+def test_a_pattern_is_shown_without_its_password():
+    fsspec.filesystem("memory").pipe("/ada:geheim@logs-x/a.txt", b"")
+    with pytest.raises(InputError) as raised:
+        read("memory://ada:geheim@logs-x/*.csv")
+    assert "geheim" not in str(raised.value)

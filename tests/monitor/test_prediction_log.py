@@ -139,6 +139,15 @@ def test_embeddings_that_wait_are_bounded_too(tmp_path, monkeypatch):
     assert (len(log._queue.waiting), log.drops.full) == (2, 8)
 
 
+def test_long_texts_never_wait(tmp_path):
+    with PredictionLog(tmp_path, model="signs", version=1) as log:
+        log.add("Stop", image="x" * 3000)
+        log.add("x" * 300)
+        log.add_batch(["Stop", "Stop"], images=["a.png", "x" * 3000])
+        assert not log._queue.waiting
+        assert log.drops.invalid == 4
+
+
 def test_a_full_disk_is_counted_and_what_was_written_stays(tmp_path, monkeypatch):
     log = PredictionLog(tmp_path, model="m")
     log.add("Stop", 0.5)
@@ -347,6 +356,27 @@ def test_old_parquet_is_never_half_there(tmp_path, monkeypatch):
     log.close()
     assert [p.suffix for p in tmp_path.iterdir()] == [log_format.JOURNAL]
     assert len(rows(tmp_path)) == 1
+
+
+def test_what_strangers_put_into_the_folder_is_not_taken_over(tmp_path, monkeypatch):
+    with PredictionLog(tmp_path / "theirs", model="signs", version=1) as log:
+        log.add("Stop")
+        assert log.flush()
+        (journal,) = (tmp_path / "theirs").glob("*.arrows")
+        shutil.copy(journal, tmp_path / "signs-orphan.arrows")
+    os.mkfifo(tmp_path / "signs-pipe.arrows")
+    own = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: own + 1)
+    with PredictionLog(tmp_path, model="signs", version=1) as log:
+        log.add("Stop")
+        assert log.flush()
+    assert log.written == 1
+    assert (tmp_path / "signs-orphan.arrows").exists()
+    monkeypatch.undo()
+    with PredictionLog(tmp_path, model="signs", version=1) as log:
+        log.add("Stop")
+        assert log.flush()
+    assert not (tmp_path / "signs-orphan.arrows").exists()
 
 
 def test_a_forgotten_log_ends_its_thread(tmp_path):
