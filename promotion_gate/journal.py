@@ -18,7 +18,14 @@ from promotion_gate.core.errors import RegistryConflict, RegistryError, UsageErr
 from promotion_gate.core.keys import Keyring
 from promotion_gate.core.record import now, sign_record, whoami
 from promotion_gate.core.types import Action, AuditRecord, ModelRef
-from promotion_gate.registry.interface import Event, EventPointer, LockHolder, ModelFacts, Registry
+from promotion_gate.registry.interface import (
+    MAX_SEQUENCE,
+    Event,
+    EventPointer,
+    LockHolder,
+    ModelFacts,
+    Registry,
+)
 from promotion_gate.vouching import look
 
 LEASE = timedelta(seconds=120)
@@ -187,8 +194,21 @@ def require_no_live_holder(registry: Registry, name: str, actor: Actor) -> LockH
 
 
 def next_sequence(events: Sequence[Event]) -> int:
-    """The place of the next event in the history."""
-    return max((event.pointer.sequence for event in events), default=0) + 1
+    """The place of the next event in the history.
+
+    Raises
+    ------
+    RegistryConflict: somebody wrote an event after which no other can stand.
+    """
+    last = max(events, key=lambda event: event.pointer.sequence, default=None)
+    if last is None:
+        return 1
+    if last.pointer.sequence >= MAX_SEQUENCE:
+        raise RegistryConflict(
+            f"the history of {last.pointer.name!r} was altered: no event can come after run {last.event_id}",
+            "take the tags of that run away",
+        )
+    return last.pointer.sequence + 1
 
 
 def require_reason(reason: str) -> str:

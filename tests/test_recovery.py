@@ -4,7 +4,7 @@ import pytest
 
 from promotion_gate import transition
 from promotion_gate.core.errors import ExitCode, NotInRegistry, RegistryConflict
-from promotion_gate.registry.interface import EventPointer, LockHolder
+from promotion_gate.registry.interface import MAX_SEQUENCE, EventPointer, LockHolder
 from promotion_gate.registry.memory import Killed, MemoryRegistry
 
 
@@ -35,6 +35,14 @@ def test_what_was_done_stands_in_the_history_signed(world, call, state, at):
     assert entry.record.reason == mended.lines[0]
     assert world.make_whole().lines == []
     assert world.story()[-1] == ("recover", 2)
+
+
+def test_an_event_that_claims_the_last_place_is_named(world):
+    world.promote(1)
+    pointer = EventPointer("signs", 1, "hold", "production", MAX_SEQUENCE)
+    forged = MemoryRegistry(world.store).begin_event(pointer, b"")
+    with pytest.raises(RegistryConflict, match=f"no event can come after run {forged}"):
+        world.promote(2)
 
 
 def test_a_live_process_is_left_alone(world):

@@ -66,11 +66,15 @@ def event_of(run: Any, name: str) -> Event | None:
     pointer = read_pointer(run.data.tags)
     if pointer is None or pointer.name != name:
         return None
+    try:
+        at = moment(run.info.start_time)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None  # whoever may create runs may have them begin in the year 3170843
     return Event(
         run.info.run_id,
         pointer,
         _STATES.get(run.info.status, "undone"),
-        moment(run.info.start_time),
+        at,
         run.data.tags.get(NOTE, ""),
     )
 

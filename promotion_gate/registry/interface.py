@@ -24,6 +24,9 @@ RECORD_FILE = "record.dsse.json"
 VERDICT_FILE = "verdict.dsse.json"
 """The artifact of an event that holds the signed verdict it rests on."""
 
+MAX_SEQUENCE = 10**15
+"""No history has so many events; a number beyond is no place in one."""
+
 ATTESTATION_FILE = "attestation.dsse.json"
 """The artifact of a training run that holds the trainer's signed statement of its data and code."""
 

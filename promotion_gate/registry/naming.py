@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from promotion_gate.core.errors import UsageError
 from promotion_gate.core.types import Action
-from promotion_gate.registry.interface import EventPointer
+from promotion_gate.registry.interface import MAX_SEQUENCE, EventPointer
 
 PREFIX = "promotion_gate."
 KIND = PREFIX + "kind"
@@ -109,7 +109,7 @@ def read_pointer(tags: Mapping[str, str]) -> EventPointer | None:
             version=_numbered(tags[VERSION]),
             action=cast(Action, action),
             alias=tags[PREFIX + "alias"],
-            sequence=int(tags[PREFIX + "sequence"]),
+            sequence=_place(tags[PREFIX + "sequence"]),
             from_version=_version(tags[PREFIX + "from"]),
             to_version=_version(tags[PREFIX + "to"]),
             mirror_stage=tags.get(PREFIX + "mirror_stage") == "yes",
@@ -125,6 +125,13 @@ def _number(version: int | None) -> str:
 
 def _version(text: str) -> int | None:
     return None if text == _ABSENT else _numbered(text)
+
+
+def _place(text: str) -> int:
+    place = int(text)
+    if not 0 <= place <= MAX_SEQUENCE:
+        raise ValueError(f"not a place in a history: {text[:80]!r}")
+    return place
 
 
 def _numbered(text: str) -> int:

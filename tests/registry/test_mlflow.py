@@ -10,10 +10,11 @@ import pytest
 
 from promotion_gate.core.errors import ExitCode, NotInRegistry, RegistryConflict, RegistryError, UsageError
 from promotion_gate.core.types import ModelRef
+from promotion_gate.journal import next_sequence
 from promotion_gate.registry import locks
 from promotion_gate.registry.interface import EventPointer, LockHolder
 from promotion_gate.registry.mlflow import MlflowRegistry
-from promotion_gate.registry.naming import lock_name
+from promotion_gate.registry.naming import lock_name, pointer_tags
 
 NAME = "signs 'n\" more"
 pytestmark = pytest.mark.filterwarnings("ignore:.*noload")  # MLflow's own use of sqlalchemy
@@ -163,6 +164,22 @@ def test_events_in_order_with_their_records_even_when_deleted(registry):
     ]
     assert found[1].pointer == pointer(2, from_version=1, to_version=2, version=2)
     assert registry.read_file(first, "record.dsse.json") == b"one"
+
+
+@pytest.mark.parametrize(
+    ("start", "tags"),
+    [(10**17, {}), (-(10**17), {}), (0, {"promotion_gate.sequence": "9" * 4300})],
+    ids=["in-the-far-future", "before-all-time", "after-all-places"],
+)
+def test_a_run_that_no_gate_made_keeps_nobody_from_the_history(registry, start, tags):
+    name = f"forged-{start}"
+    first = registry.begin_event(pointer(name=name), b"first")
+    client = registry._client
+    experiment = client.get_run(first).info.experiment_id
+    forged = pointer_tags(pointer(sequence=2, name=name)) | tags
+    client.create_run(experiment, start_time=start, tags=forged)
+    assert [event.event_id for event in registry.events(name)] == [first]
+    assert next_sequence(registry.events(name)) == 2
 
 
 def test_stages_are_set_without_a_warning_and_archive_the_rest(registry):
