@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,13 +97,14 @@ def _listen(args: argparse.Namespace) -> int:
         args.queue,
     )
     registry = MlflowRegistry(args.tracking_uri, args.registry_uri)
-    listen(registry, gate, settings, _alarms(args.alerts, registry.host))
+    listen(registry, gate, settings, *_alarms(args.alerts, registry.host))
     return ExitCode.DONE
 
 
-def _alarms(config: Path | None, host: str) -> Callable[[Alarm], None]:
+def _alarms(config: Path | None, host: str) -> tuple[Callable[[Alarm], None], Sequence[Alarm]]:
+    """What takes an alarm, and the alarms that stand since before."""
     if config is None:
-        return lambda _: None
+        return lambda _: None, ()
     from promotion_gate.listening.listen import log_line
     from promotion_gate.monitor.alerts import Alerts, default_state
     from promotion_gate.monitor.settings import load_alert_settings
@@ -115,7 +116,7 @@ def _alarms(config: Path | None, host: str) -> Callable[[Alarm], None]:
         alerts.take([alarm])
         alerts.deliver()
 
-    return tell
+    return tell, alerts.outbox.firing()
 
 
 def _port(text: str) -> int:

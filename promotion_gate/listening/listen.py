@@ -45,9 +45,16 @@ def log_line(line: str) -> None:
 
 
 def listen(
-    registry: Registry, gate: Gate, settings: Settings, alarm: Callable[[Alarm], None] = lambda _: None
+    registry: Registry,
+    gate: Gate,
+    settings: Settings,
+    alarm: Callable[[Alarm], None] = lambda _: None,
+    standing: Sequence[Alarm] = (),
 ) -> None:
     """Gate every version that is created, until SIGTERM or SIGINT; then the running gate is ended too.
+
+    ``alarm`` is told what begins and ends; ``standing`` are the alarms that it was told before, and not the
+    end of.
 
     Raises
     ------
@@ -86,6 +93,7 @@ def listen(
         told,
         models=settings.models,
         poll=settings.poll,
+        standing=standing,
     )
 
     def look(notice: AliasSet) -> None:

@@ -8,6 +8,7 @@ from promotion_gate.core.errors import NotInRegistry, SigningError
 from promotion_gate.core.keys import TrustedKeys, load_trusted_keys
 from promotion_gate.core.policy import Policy
 from promotion_gate.core.types import AuditRecord, ModelRef, Outcome
+from promotion_gate.ledger import speaks_of
 from promotion_gate.registry.interface import Event, Registry
 from promotion_gate.vouching import done_moves, read_record
 
@@ -75,6 +76,16 @@ class Ledger:
             if record.action == "reject" and record.outcome is not Outcome.REJECT:
                 return "rejected_by_a_person"
         return ""
+
+    def is_proven(self, event: Event) -> bool:
+        """Whether a record that a trusted key has signed is about this very event.
+
+        Raises
+        ------
+        RegistryError: the registry cannot be reached.
+        """
+        record = self._record(event)
+        return record is not None and speaks_of(record, event.pointer)
 
     def _record(self, event: Event) -> AuditRecord | None:
         """The event's record; None where it does not verify, and so proves nothing."""

@@ -5,19 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from promotion_gate.core.errors import GateError, NotInRegistry
 from promotion_gate.core.policy import Policy, load_policy
 from promotion_gate.core.record import now
 from promotion_gate.foreign import SETTLE, Position, difference, foreign_line, look_for, note_foreign_moves
+from promotion_gate.journal import LEASE
 from promotion_gate.listening.counts import Counts
 from promotion_gate.listening.gating import Gatekeeper, Log
 from promotion_gate.listening.pending import Ledger
 from promotion_gate.monitor.interface import Alarm
-from promotion_gate.registry.interface import Registry
-from promotion_gate.vouching import look
+from promotion_gate.registry.interface import Event, Registry
+from promotion_gate.vouching import done_moves, look
 
 SECOND_LOOK_SECONDS = 20.0
 """A move of the gate's own is not finished when its delivery comes: look again after this."""
@@ -25,9 +26,9 @@ SECOND_LOOK_SECONDS = 20.0
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """Where production was found when the alarm was raised."""
+    """Where production was found when the alarm was raised; None where an earlier process raised it."""
 
-    found: Position
+    found: Position | None
     alarm: Alarm
 
 
@@ -39,6 +40,7 @@ class Watcher(threading.Thread):
     models: the names to watch; empty for every registered model.
     poll: seconds between two looks at everything.
     alarm: called with each alarm that begins or ends.
+    standing: the alarms that an earlier process raised and nobody has ended.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Watcher(threading.Thread):
         *,
         models: Sequence[str],
         poll: float,
+        standing: Sequence[Alarm] = (),
     ) -> None:
         super().__init__(name="watcher", daemon=True)
         self._registry = registry
@@ -65,7 +68,8 @@ class Watcher(threading.Thread):
         self._models = tuple(models)
         self._poll = poll
         self._due: dict[str, float] = {}
-        self._foreign: dict[str, _Seen] = {}
+        self._foreign = {each.model: _Seen(None, each) for each in standing if each.kind == "foreign-move"}
+        self._moving_since: dict[str, float] = {}
         self._change = threading.Condition()
         self._ended = False
 
@@ -107,12 +111,15 @@ class Watcher(threading.Thread):
     def poll(self) -> None:
         """Look at every model: its alias, and versions that are still to be gated.
 
+        A model that cannot be looked at keeps no other from it.
+
         Raises
         ------
         GateError: the policy cannot be read, or the registry cannot be reached.
         """
         policy = load_policy(self._policy)
         room = True
+        trouble: Exception | None = None
         for name in self._models or self._registry.registered_models():
             try:
                 self.find_foreign_move(name, policy)
@@ -120,8 +127,13 @@ class Watcher(threading.Thread):
             except NotInRegistry as error:
                 self._log(str(error))
                 continue
+            except Exception as error:  # of its history, which others may write to, or of the registry
+                trouble = trouble or error
+                continue
             for ref in pending:
                 room = room and self._gatekeeper.offer(ref) != "full"  # the next poll goes on
+        if trouble is not None:
+            raise trouble
 
     def find_foreign_move(self, name: str, policy: Policy) -> None:
         """Raise the alarm where production is not where the gate's history left it, or end it.
@@ -130,13 +142,24 @@ class Watcher(threading.Thread):
         """
         production = policy.production
         facts, events = look(self._registry, name)
-        if any(event.state == "begun" and event.pointer.moves for event in events):
+        if self._is_moving(name, events):
             self.look_at(name, SECOND_LOOK_SECONDS)
             return
         found = facts.aliases.get(production.alias)
+        # A gate that died after it had moved the alias left a record that proves it.
+        events = [
+            replace(event, state="done", supposed=True)
+            if event.state == "begun"
+            and event.pointer.moves
+            and event.pointer.to_version == found
+            and self._ledger.is_proven(event)
+            else event
+            for event in events
+        ]
         seen = look_for(self._registry, name, found, events, production)
+        forged = [e for e in done_moves(events, production.alias)[-1:] if not self._ledger.is_proven(e)]
         before = self._foreign.pop(name, None)
-        if seen is None or seen.settled:
+        if seen is None or (seen.settled and not forged):
             if before is not None:
                 message = f"production of {name!r} is where the gate left it again"
                 past = before.alarm.since
@@ -146,11 +169,24 @@ class Watcher(threading.Thread):
             self._foreign[name] = before
             return
         line = foreign_line(name, difference(production.alias, seen.left, seen.found))
+        if seen.settled:
+            line = (
+                f"the history of {name!r} says that the gate moved {production.alias!r} to version {found},"
+                f" and no record in run {forged[0].event_id} that a trusted key has signed proves it"
+            )
         alarm = Alarm("foreign-move", name, found, "", "firing", f"{line}; {SETTLE}", now(), now())
         self._foreign[name] = _Seen(seen.found, alarm)
         self._counts.foreign_moves.inc()
         self._alarm(alarm)
         note_foreign_moves(self._registry, name, production)
+
+    def _is_moving(self, name: str, events: Sequence[Event]) -> bool:
+        """Whether a move that was begun may still end; one that does not hides nothing for long."""
+        if not any(event.state == "begun" and event.pointer.moves for event in events):
+            self._moving_since.pop(name, None)
+            return False
+        clock = time.monotonic()
+        return clock < self._moving_since.setdefault(name, clock) + LEASE.total_seconds()
 
     def _guarded(self, work: Callable[[], None]) -> bool:
         try:
