@@ -26,13 +26,15 @@ def program() -> NoReturn:
     gc.disable()
     code = carry_out(args)
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it was closed by whoever started the process
+            sys.stdout.flush()
     except BrokenPipeError:
         pass  # the reader has gone, and had what it wanted
     except OSError as error:
         print(f"promotion-gate: the answer could not be written: {error.strerror}", file=sys.stderr)
         code = code or ExitCode.USAGE
-    sys.stderr.flush()
+    if sys.stderr is not None:
+        sys.stderr.flush()
     os._exit(code)
 
 

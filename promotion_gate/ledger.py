@@ -116,7 +116,7 @@ class KeptRecords:
         """Those in this user's cache; None where there can be none."""
         try:
             return cls(private_cache("records"))
-        except InputError:
+        except (InputError, UsageError):
             return None
 
     def find(self, event_id: str) -> bytes | None:

@@ -51,6 +51,12 @@ def test_a_reader_that_has_gone_is_no_trouble():
     assert (done.stderr, done.returncode) == ("", 0)
 
 
+@pytest.mark.parametrize("stream", [1, 2])
+def test_a_stream_that_was_closed_before_the_start_changes_no_exit_code(stream):
+    assert status(code=0, preexec_fn=lambda: os.close(stream)).returncode == 0
+    assert status(code=5, preexec_fn=lambda: os.close(stream)).returncode == 5
+
+
 def test_every_short_command_is_a_command():
     for command in process.SHORT:
         with pytest.raises(SystemExit) as ended:

@@ -7,7 +7,7 @@ import stat
 from pathlib import Path
 from typing import Literal
 
-from promotion_gate.core.errors import InputError
+from promotion_gate.core.errors import InputError, UsageError
 
 Kind = Literal["XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"]
 
@@ -24,7 +24,7 @@ def base_folder(kind: Kind) -> Path:
 
     Raises
     ------
-    InputError: it is not set, and the user has no home folder.
+    UsageError: it is not set, and the user has no home folder, as in a container whose user has no account.
     """
     named = Path(os.environ.get(kind, ""))
     if named.is_absolute():
@@ -32,7 +32,7 @@ def base_folder(kind: Kind) -> Path:
     try:
         return Path.home() / _IN_HOME[kind]
     except RuntimeError:
-        raise InputError("this user has no home folder", f"set HOME, or {kind}") from None
+        raise UsageError("this user has no home folder", f"set HOME, or {kind}") from None
 
 
 def private_cache(part: str) -> Path:
@@ -41,6 +41,7 @@ def private_cache(part: str) -> Path:
     Raises
     ------
     InputError: it cannot be made, or others may write to it.
+    UsageError: see :func:`base_folder`.
     """
     root = base_folder("XDG_CACHE_HOME")
     folder = root / "promotion-gate" / part

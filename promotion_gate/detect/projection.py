@@ -22,7 +22,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from promotion_gate.core.errors import InputError
+from promotion_gate.core.errors import UsageError
 from promotion_gate.core.places import base_folder
 
 Float32 = NDArray[np.float32]
@@ -220,7 +220,7 @@ def _numba_cache() -> Iterator[Path]:
         kept = base_folder("XDG_CACHE_HOME") / "promotion-gate" / "numba"
         kept.mkdir(mode=0o700, parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=kept).close()
-    except (OSError, InputError):
+    except (OSError, UsageError):
         with tempfile.TemporaryDirectory(prefix="promotion-gate-numba-") as folder:
             yield Path(folder)
     else:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from promotion_gate.core.errors import InputError
+from promotion_gate.core.errors import InputError, UsageError
 from promotion_gate.core.places import base_folder, expanded, private_cache
+from promotion_gate.ledger import KeptRecords
 
 
 def homeless(monkeypatch):
@@ -28,10 +29,16 @@ def test_a_base_folder_is_the_one_named_or_lies_in_the_home(monkeypatch, tmp_pat
 def test_who_has_no_home_is_told_what_to_set(monkeypatch):
     homeless(monkeypatch)
     monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    with pytest.raises(InputError, match="no home folder; set HOME, or XDG_DATA_HOME"):
+    with pytest.raises(UsageError, match="no home folder; set HOME, or XDG_DATA_HOME"):
         base_folder("XDG_DATA_HOME")
     with pytest.raises(InputError, match="home folder in '~/x'"):
         expanded("~/x")
+
+
+def test_without_a_home_no_record_is_kept(monkeypatch):
+    homeless(monkeypatch)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert KeptRecords.here() is None
 
 
 def test_an_unknown_user_s_home_is_one_line():
