@@ -95,16 +95,18 @@ def response(
     ------
     UsageError: a file cannot be read or written, a port cannot be used, or an option needs another one.
     """
-    from promotion_gate.monitor.alerts import Alerts, default_state
+    from promotion_gate.monitor.alerts import Alerts
     from promotion_gate.monitor.response import Response
     from promotion_gate.monitor.settings import AlertSettings, load_alert_settings
+    from promotion_gate.monitor.state import default_folder
 
     if args.rollback_on_alarm and args.alerts is None:
         raise UsageError("--rollback-on-alarm needs somebody who is told", "add --alerts alerts.toml")
     settings = AlertSettings() if args.alerts is None else load_alert_settings(args.alerts)
-    state = default_state(registry.host, name) if args.state is None else args.state / "alerts.json"
+    # Each monitor ends the alarms that it no longer sees: those of another are not its own to end.
+    state = args.state or default_folder(registry.host, name, production.alias, args.log)
     board = _board(args, name)
-    alerts = Alerts(settings, state, complain=complain)
+    alerts = Alerts(settings, state / "alerts.json", complain=complain)
     if lasting and settings.receivers:
         alerts.keep_retrying()
     return Response(

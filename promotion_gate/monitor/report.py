@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
@@ -65,7 +66,7 @@ def outcomes_json(path: Path, name: str, last: WindowOutcome | None, alarms: Seq
             "late": last.late,
             "psi": last.psi,
             "firing": [_alarm_json(alarm) for alarm in last.firing],
-            "classes": [asdict(share) for share in last.classes],
+            "classes": [_class_json(share) for share in last.classes],
         }
     write_bytes(path, (json.dumps(said, indent=2) + "\n").encode())
 
@@ -129,6 +130,14 @@ def _numbers(alarm: Alarm) -> str:
         f" ({said['count']:,} of {said['of']:,} in its window, {float(str(said['share'])):.2%};"
         f" {low:.2%} to {high:.2%} allowed)"
     )
+
+
+def _class_json(share: ClassShare) -> dict[str, Any]:
+    """What nothing tells is null: JSON knows no NaN."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in asdict(share).items()
+    }
 
 
 def _alarm_json(alarm: Alarm) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from promotion_gate.core.errors import RegistryConflict, UsageError
-from promotion_gate.core.places import base_folder
+from promotion_gate.core.places import base_folder, expanded
 from promotion_gate.core.writing import write_bytes
 from promotion_gate.monitor.interface import Alarm
 from promotion_gate.monitor.log_reader import Position
@@ -38,8 +39,11 @@ class Remembered:
     arrays: Mapping[str, Any] = field(default_factory=dict)
 
 
-def default_folder(key: str) -> Path:
-    """Where state lies unless a folder is named."""
+def default_folder(host: str, name: str, alias: str, logs: Sequence[str]) -> Path:
+    """Where state lies unless a folder is named: one of its own for each model, alias and set of logs."""
+    places = sorted(log if "://" in log else str(expanded(log).absolute()) for log in logs)
+    text = "\0".join([host, name, alias, *places])
+    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
     return base_folder("XDG_STATE_HOME") / "promotion-gate" / "monitor" / key
 
 

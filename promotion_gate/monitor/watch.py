@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,6 @@ from promotion_gate.core.errors import (
     SigningError,
     UsageError,
 )
-from promotion_gate.core.places import expanded
 from promotion_gate.core.types import ModelRef
 from promotion_gate.monitor.baseline import load_baseline
 from promotion_gate.monitor.interface import Alarm, Baseline, WindowOutcome
@@ -88,7 +86,8 @@ def watch(registry: Registry, watched: Watched) -> Iterator[WindowOutcome]:
     """
     if not LEAST_WINDOW <= watched.window <= MOST_WINDOW:
         raise UsageError(f"a window of {watched.window:g} s cannot be used", "give 1m to 30d")
-    folder = watched.state or default_folder(_key(registry, watched))
+    alias = watched.production.alias
+    folder = watched.state or default_folder(registry.host, watched.name, alias, watched.logs)
     with held(folder):
         yield from _Watch(registry, watched, folder).outcomes()
 
@@ -252,10 +251,3 @@ def _why(remembered: Remembered, baseline: Baseline) -> str:
     if remembered.about.get("ref") != str(baseline.ref):
         return "the version left production"
     return "the baseline or the window is another one now"
-
-
-def _key(registry: Registry, watched: Watched) -> str:
-    """A name for the state of this model, alias and log."""
-    logs = sorted(log if "://" in log else str(expanded(log).absolute()) for log in watched.logs)
-    text = "\0".join([registry.host, watched.name, watched.production.alias, *logs])
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]

@@ -53,7 +53,9 @@ def test_drift_is_exit_3_now_and_while_it_lasts(run, tmp_path):
     code, out = run("signs", "--log", path, "--json", str(tmp_path / "out.json"))
     assert code == 3
     assert "prediction distribution for class 'Speed limit 80' has deviated by" in out.out
-    assert json.loads((tmp_path / "out.json").read_text())["drifted"] is True
+    said = json.loads((tmp_path / "out.json").read_text(), parse_constant=pytest.fail)
+    assert said["drifted"] is True
+    assert said["window"]["classes"][0]["unsure"] is None, "the log tells no confidences"
     code, out = run("signs", "--log", path)
     assert code == 3, "the alarm still stands"
 

@@ -78,6 +78,18 @@ def test_without_the_option_nothing_moves_and_nobody_is_told_twice(operated, log
     assert world.store.aliases["signs"]["production"] == 2
 
 
+def test_a_monitor_of_other_logs_ends_no_alarm(operated, log, receiver, world, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "home"))
+    log(0.1)
+    calm = tmp_path / "calm.jsonl"
+    said = {"time": time.time() - 60, "class": "Stop", "confidence": 0.9, "version": 2}
+    calm.write_text(json.dumps(said) + "\n")
+    told = ["--alerts", str(tmp_path / "alerts.toml")]
+    assert main(["monitor", "signs", "--log", str(tmp_path / "log.jsonl"), *told]) == 3
+    assert main(["monitor", "signs", "--log", str(calm), *told]) == 0
+    assert set(events(receiver)) == {("firing", "class-share")}
+
+
 def test_calm_traffic_says_so(operated, log, receiver, world, tmp_path):
     log(0.005)
     assert operated("--rollback-on-alarm") == 0
