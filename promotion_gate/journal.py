@@ -106,7 +106,8 @@ def note_down(
     record = papers.record
     name, found = record.ref.name, record.foreign
     for attempt in range(NOTE_ATTEMPTS):
-        record = replace(record, sequence=next_sequence(registry.events(name)))
+        events = registry.events(name)
+        record = replace(record, sequence=next_sequence(events), unfinished=unfinished(events))
         envelope = sign_record(record, actor.keys.signing)
         pointer = EventPointer(
             name=name,
@@ -209,6 +210,11 @@ def next_sequence(events: Sequence[Event]) -> int:
             "take the tags of that run away",
         )
     return last.pointer.sequence + 1
+
+
+def unfinished(events: Sequence[Event]) -> tuple[str, ...]:
+    """The events that were begun and have not ended, by id, as the record of the next one states them."""
+    return tuple(event.event_id for event in events if event.state == "begun")
 
 
 def require_reason(reason: str) -> str:

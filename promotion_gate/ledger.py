@@ -86,13 +86,29 @@ class Ledger:
                     f"somebody ended {run}",
                 )
         there = {entry.record.sequence for entry in told if entry.record}
-        # What died before it had a record is no gap once a signed entry tells of it.
-        there |= {e.event.pointer.sequence for e in self.entries if e.event.event_id in closed}
+        there |= {
+            entry.event.pointer.sequence
+            for entry in self.entries
+            if entry.record is None and self._died(entry)
+        }
         for place in range(after + 1, max(there, default=0)):
             if place not in there:
                 raise SigningError(
                     f"the history has no trusted record of its entry {place}", self._why_missing(place)
                 )
+
+    def _died(self, entry: Entry) -> bool:
+        """Whether an event has no record because its process died: a signed entry tells of its recovery.
+
+        Somebody who takes a record away can have its event look as if it had never ended, and the next
+        command will recover it. But what was signed in between then does not say that it was unfinished.
+        """
+        event_id, place = entry.event.event_id, entry.event.pointer.sequence
+        told = [e.record for e in self.entries if e.record is not None]
+        ends = [r.sequence for r in told if r.action == "recover" and r.about == event_id]
+        return bool(ends) and all(
+            event_id in record.unfinished for record in told if place < record.sequence < min(ends)
+        )
 
     def _why_missing(self, place: int) -> str:
         for entry in self.entries:

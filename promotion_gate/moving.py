@@ -28,6 +28,7 @@ from promotion_gate.journal import (
     next_sequence,
     note_down,
     require_no_live_holder,
+    unfinished,
 )
 from promotion_gate.registry.interface import RECORD_FILE, Event, EventPointer, ModelFacts, Registry
 from promotion_gate.vouching import DEFAULT_PRODUCTION, both, done_moves, look, read_record
@@ -104,7 +105,9 @@ def move(
         mirrors = _mirrors(production, facts)
         transition = Transition(ref.name, alias, facts.aliases.get(alias), ref.version, mirrors)
         sequence = next_sequence(events)
-        record = replace(papers.record, transition=transition, sequence=sequence)
+        record = replace(
+            papers.record, transition=transition, sequence=sequence, unfinished=unfinished(events)
+        )
         envelope = sign_record(record, actor.keys.signing)
         pointer = EventPointer(
             name=ref.name,
@@ -151,11 +154,11 @@ def recover(
     ------
     RegistryConflict: the process is alive: its lock still holds.
     """
-    unfinished = [event for event in registry.events(name) if event.state == "begun"]
-    if not unfinished:
+    open_events = [event for event in registry.events(name) if event.state == "begun"]
+    if not open_events:
         return []
     actor = actor or Actor.here()
-    if not any(event.pointer.moves or _is_dead(event, actor) for event in unfinished):
+    if not any(event.pointer.moves or _is_dead(event, actor) for event in open_events):
         return []
     with Lock(registry, name, actor).take():
         begun = [event for event in registry.events(name) if event.state == "begun"]

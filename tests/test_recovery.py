@@ -1,11 +1,15 @@
 """What a dead process left is closed, told in the history, and told once."""
 
+from dataclasses import replace
+
 import pytest
 
 from promotion_gate import transition
 from promotion_gate.core.errors import ExitCode, NotInRegistry, RegistryConflict
-from promotion_gate.registry.interface import MAX_SEQUENCE, EventPointer, LockHolder
+from promotion_gate.core.types import ModelRef
+from promotion_gate.registry.interface import MAX_SEQUENCE, RECORD_FILE, EventPointer, LockHolder
 from promotion_gate.registry.memory import Killed, MemoryRegistry
+from promotion_gate.vouching import vouch
 
 
 def killed_after(world, call, command):
@@ -35,6 +39,36 @@ def test_what_was_done_stands_in_the_history_signed(world, call, state, at):
     assert entry.record.reason == mended.lines[0]
     assert world.make_whole().lines == []
     assert world.story()[-1] == ("recover", 2)
+
+
+def broken(world, version):
+    registry = world.registry
+    ref, events = ModelRef("signs", version), registry.events("signs")
+    return vouch(registry, ref, events, "production", world.actor.keys.trusted).broken
+
+
+def test_no_recovery_covers_a_record_that_was_taken_away(world):
+    world.promote(1, 2)
+    revoked = transition.revoke(
+        world.registry, ModelRef("signs", 1), reason="bad", actor=world.actor
+    ).event_id
+    world.promote(3)
+    del world.store.runs[revoked].files[RECORD_FILE]
+    event = world.store.events[revoked]
+    world.store.events[revoked] = replace(event, state="begun", pointer=replace(event.pointer, action="hold"))
+    world.store.wait(121)
+    assert world.make_whole().lines == ["hold of signs/1, begun by a process that died: undone"]
+    assert "no trusted record of its entry 3" in str(broken(world, 1))
+
+
+def test_what_died_before_it_had_a_record_is_no_gap_also_where_others_wrote_meanwhile(world):
+    world.promote(1)
+    killed_after(world, "begin_event", lambda registry: world.promote(2, registry=registry))
+    world.hold(3)
+    world.store.wait(121)
+    assert world.make_whole().lines == ["promote of signs/2, begun by a process that died: undone"]
+    world.promote(4)
+    assert broken(world, 1) is None
 
 
 def test_an_event_that_claims_the_last_place_is_named(world):

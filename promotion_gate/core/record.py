@@ -66,6 +66,7 @@ class _Predicate(Part):
     unsafe: tuple[str, ...]
     foreign: _Foreign | None = None
     about: str = ""
+    unfinished: tuple[str, ...] = ()
     alarm_at: AwareDatetime | None = None
 
 
@@ -149,6 +150,8 @@ def _seldom(record: AuditRecord) -> dict[str, Any]:
         }
     if record.about:
         said["about"] = record.about
+    if record.unfinished:
+        said["unfinished"] = list(record.unfinished)
     if record.alarm_at is not None:
         said["alarm_at"] = record.alarm_at.isoformat()
     return said
@@ -184,6 +187,7 @@ def _record(statement: _Statement, name: str) -> AuditRecord:
         if found is None
         else ForeignMove(found.alias, found.from_version, found.to_version, found.stage),
         about=said.about,
+        unfinished=said.unfinished,
         alarm_at=said.alarm_at,
     )
 

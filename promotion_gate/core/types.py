@@ -325,7 +325,7 @@ class AuditRecord:
     ``user`` and ``host`` are who noticed, not who did it. ``about`` is the id of the event that a recovery
     closed, or that of the rollback that restored service. ``alarm_at`` is when the trouble was noticed that
     a rollback answers. ``baseline_sha256`` is that of the signed monitoring baseline, empty where none could
-    be made.
+    be made. ``unfinished`` are the ids of events that were begun and had not ended when it was written.
     """
 
     action: Action
@@ -349,3 +349,4 @@ class AuditRecord:
     about: str = ""
     alarm_at: datetime | None = None
     baseline_sha256: str = ""
+    unfinished: Sequence[str] = ()
