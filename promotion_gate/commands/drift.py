@@ -26,10 +26,11 @@ def add(command: Command) -> None:
     )
     keep.add_argument(
         "--log",
+        action="extend",
         nargs="+",
         required=True,
         metavar="L",
-        help="prediction logs: files, folders, patterns or URLs; Parquet, JSONL or CSV",
+        help="prediction logs: files, folders, patterns or URLs; may be given several times",
     )
     keep.add_argument(
         "--images", required=True, metavar="D", help="folder or URL that the log's image references lie in"

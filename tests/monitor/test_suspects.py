@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from promotion_gate.cli import main
 from promotion_gate.core.errors import InputError, NotInRegistry, UsageError
 from promotion_gate.monitor.suspects import Asked, keep_suspects
 
@@ -100,3 +101,12 @@ def test_what_cannot_be_kept_is_said_in_one_line_and_nothing_is_left(world, live
         with pytest.raises(error, match=told):
             keep(world, live, **changes)
     assert sorted(path.name for path in live.iterdir()) == before
+
+
+def test_every_log_that_is_named_counts(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("promotion_gate.monitor.suspects.keep_suspects", lambda _, a: asked.append(a) or [])
+    logs = ["--log", "a.csv", "b.csv", "--log", "c.csv"]
+    words = [*logs, "--images", "frames", "--out", str(tmp_path / "out")]
+    assert main(["quarantine", "signs", *words, "--tracking-uri", f"sqlite:///{tmp_path}/m.db"]) == 0
+    assert asked[0].logs == ["a.csv", "b.csv", "c.csv"]
