@@ -35,6 +35,13 @@ _SEVERITY: Mapping[str, Severity] = {
 }
 
 
+_SIDES: Mapping[str, Mapping[str, str]] = {
+    "class-share": {"surge": "more of it", "loss": "less of it"},
+    "confidence": {"unsure": "more answers that are unsure", "sure": "more answers that are very sure"},
+    "embedding": {"far": "more far from the usual", "near": "more near the middle than usual"},
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Notification:
     """One message to one receiver.
@@ -78,7 +85,10 @@ class Notification:
         """The message and its facts, for a person; each is one line."""
         alarm = self.alarm
         version = "not known" if alarm.version is None else str(alarm.version)
-        lines = [self.message, "", f"model: {alarm.model}, version: {version}"]
+        lines = [self.message]
+        if alarm.state == "firing" and (numbers := measured(alarm)):
+            lines.append(numbers)
+        lines += ["", f"model: {alarm.model}, version: {version}"]
         if self.environment:
             lines.append(f"environment: {self.environment}")
         lines.append(f"since {_moment(alarm.since)}, seen {_moment(alarm.at)}")
@@ -122,6 +132,23 @@ def deviation_message(subject: str, sigma: float) -> str:
         f"prediction distribution for class '{subject}' has deviated by {sigma:.1f} standard deviations"
         " from baseline"
     )
+
+
+def gravity(alarm: Alarm) -> int:
+    """How grave an alarm of its kind is, by which they sort: 0 is the gravest."""
+    return ("critical", "error", "warning", "info").index(_SEVERITY.get(alarm.kind, "warning"))
+
+
+def measured(alarm: Alarm) -> str:
+    """What was counted for an alarm, on which side, and what the baseline allows; "" where nothing was."""
+    told = alarm.detail
+    sides = _SIDES.get(alarm.kind, {})
+    numbers = [told.get(key) for key in ("count", "of", "share", "baseline_low", "baseline_high")]
+    side = sides.get(str(told.get("side")))
+    if side is None or not all(isinstance(number, int | float) for number in numbers):
+        return ""
+    count, of, share, low, high = (float(str(number)) for number in numbers)
+    return f"{side}: {count:,.0f} of {of:,.0f} in its window, {share:.2%}; {low:.2%} to {high:.2%} allowed"
 
 
 def dedup_key(alarm: Alarm, environment: str = "") -> str:

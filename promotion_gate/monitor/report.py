@@ -12,6 +12,7 @@ from typing import Any
 
 from promotion_gate.core.writing import write_bytes
 from promotion_gate.monitor.interface import Alarm, ClassShare, WindowOutcome
+from promotion_gate.monitor.notification import measured
 
 SCHEMA = "promotion-gate-monitor/1"
 _SHOWN = 10
@@ -73,11 +74,11 @@ def outcomes_json(path: Path, name: str, last: WindowOutcome | None, alarms: Seq
 
 def _table(outcome: WindowOutcome) -> list[str]:
     """The classes that an alarm stands for, and the ones furthest off."""
-    named = {alarm.subject for alarm in outcome.firing}
-    ranked = sorted(outcome.classes, key=lambda share: (share.name not in named, -abs(share.sigma)))
-    shown = ranked[: max(_SHOWN, sum(share.name in named for share in ranked))]
+    marks = _marks(outcome.firing)
+    ranked = sorted(outcome.classes, key=lambda share: (share.name not in marks, -abs(share.sigma)))
+    shown = ranked[: max(_SHOWN, sum(share.name in marks for share in ranked))]
     header = ("class", "predicted", "expected", "sigma", "")
-    rows = [header, *(_row(share, named) for share in shown)]
+    rows = [header, *(_row(share, marks.get(share.name, "")) for share in shown)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [
         "  ".join(
@@ -95,14 +96,26 @@ def _table(outcome: WindowOutcome) -> list[str]:
     )
 
 
-def _row(share: ClassShare, named: set[str]) -> tuple[str, ...]:
-    mark = "ALARM" if share.name in named else ""
+def _marks(firing: Sequence[Alarm]) -> dict[str, str]:
+    """The mark of each class: its sigma is of the share, and says nothing of an alarm on confidence."""
+    kinds: dict[str, set[str]] = {}
+    for alarm in firing:
+        if alarm.kind in ("class-share", "confidence"):
+            kinds.setdefault(alarm.subject, set()).add(alarm.kind)
+    told = {"class-share": "ALARM", "confidence": "ALARM (confidence)"}
+    return {
+        name: "ALARM (share and confidence)" if len(found) == 2 else told[found.pop()]
+        for name, found in kinds.items()
+    }
+
+
+def _row(share: ClassShare, mark: str) -> tuple[str, ...]:
     name = _printable(share.name)
     return (
         name if len(name) <= 40 else f"{name[:39]}…",
         f"{share.count:,}",
         f"{share.expected:,.1f}",
-        f"{share.sigma:+.1f}",
+        f"{round(share.sigma, 1) + 0.0:+.1f}",  # never -0.0
         mark,
     )
 
@@ -118,18 +131,8 @@ def _span(start: datetime, end: datetime) -> str:
 def _alarm_line(alarm: Alarm) -> str:
     at = alarm.at.isoformat(sep=" ", timespec="seconds")
     word = "ALARM" if alarm.state == "firing" else "resolved"
-    return f"{word} {at}: {alarm.message}{_numbers(alarm)}"
-
-
-def _numbers(alarm: Alarm) -> str:
-    said = alarm.detail
-    if alarm.state == "resolved" or alarm.kind != "class-share":
-        return ""
-    low, high = float(str(said["baseline_low"])), float(str(said["baseline_high"]))
-    return (
-        f" ({said['count']:,} of {said['of']:,} in its window, {float(str(said['share'])):.2%};"
-        f" {low:.2%} to {high:.2%} allowed)"
-    )
+    numbers = measured(alarm) if alarm.state == "firing" else ""
+    return f"{word} {at}: {alarm.message}" + (f" ({numbers})" if numbers else "")
 
 
 def _class_json(share: ClassShare) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from promotion_gate.monitor.interface import Alarm
+from promotion_gate.monitor.notification import gravity
 from promotion_gate.operators import plain
 from promotion_gate.registry.interface import Registry
 from promotion_gate.status import DRIFT_TAG, MAX_DRIFT
@@ -22,7 +23,8 @@ def standing_text(firing: Sequence[Alarm], before: str, at: datetime) -> str:
     """
     if not firing:
         return before if before.startswith(_OK) else _OK + _moment(at)
-    ordered = sorted(firing, key=lambda alarm: (alarm.since, alarm.key))
+    # Two are named: a share that surges must not hide behind confidence that moved earlier.
+    ordered = sorted(firing, key=lambda alarm: (gravity(alarm), -abs(alarm.sigma), alarm.since, alarm.key))
     named = [_named(alarm) for alarm in ordered[:_NAMED]]
     more = [f"and {len(ordered) - _NAMED} more"] if len(ordered) > _NAMED else []
     return plain("firing: " + "; ".join([*named, *more]), MAX_DRIFT)

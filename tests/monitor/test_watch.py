@@ -318,3 +318,23 @@ def test_the_report_is_text_and_json(world, tmp_path, rng):
     said = json.loads((tmp_path / "out.json").read_text())
     assert said["drifted"] is True
     assert {c["name"] for c in said["window"]["classes"]} == set(CLASSES)
+
+
+def test_a_mark_says_what_the_alarm_is_about(looks):
+    kinds = {
+        "stop": ["confidence"],
+        "yield": ["class-share", "confidence"],
+        "speed limit 80": ["class-share"],
+    }
+    firing = [looks.alarm(name, kind=kind) for name, found in kinds.items() for kind in found]
+    lines = window_lines(looks.look(5, firing=firing), every=True)
+    marks = {name: next(line for line in lines if line.startswith(name)) for name in kinds}
+    assert marks["stop"].endswith("ALARM (confidence)")
+    assert marks["yield"].endswith("ALARM (share and confidence)")
+    assert marks["speed limit 80"].endswith("ALARM")
+
+
+def test_no_sigma_is_less_than_nothing(looks):
+    seen = looks.look(5)
+    seen = replace(seen, classes=[replace(one, sigma=-0.04) for one in seen.classes])
+    assert "-0.0" not in "\n".join(window_lines(seen, every=True))

@@ -71,6 +71,15 @@ def tag(store):
     return store.model_tags.get(NAME, {}).get(DRIFT_TAG)
 
 
+def test_the_tag_names_the_gravest_alarms_first(alarm, clock):
+    early = clock.at - timedelta(hours=3)
+    weak = [alarm(subject, kind="confidence", sigma=5.5, since=early) for subject in ("A", "B", "C")]
+    text = standing_text([*weak, alarm("Stop", sigma=5.1), alarm("Yield", sigma=-9.0)], "", clock.at)
+    assert text.startswith("firing: class-share 'Yield' since")
+    assert "; class-share 'Stop' since" in text
+    assert text.endswith("and 3 more")
+
+
 def test_an_alarm_goes_to_people_tag_and_metrics(respond, store, outcome, alarm, tmp_path):
     board = Board(NAME)
     response, told, complaints = respond(board=board, metrics_file=tmp_path / "gate.prom")

@@ -104,6 +104,23 @@ def test_the_message_is_the_playbooks(receiver, note):
     assert wanted in sent(receiver)["blocks"][1]["text"]["text"]
 
 
+COUNTED = {"count": 86, "of": 400, "share": 0.215, "baseline_low": 0.0349, "baseline_high": 0.0725}
+SURGE = {"side": "surge", **COUNTED}
+
+
+def test_a_person_is_told_the_direction_and_the_numbers(alarm):
+    def lines(state="firing", kind="class-share", **detail):
+        told = alarm(state=state, kind=kind, detail={**SURGE, **detail})
+        return Notification("id", "key", "firing", told).lines()
+
+    assert lines()[1] == "more of it: 86 of 400 in its window, 21.50%; 3.49% to 7.25% allowed"
+    assert lines(side="loss")[1].startswith("less of it: 86 of 400")
+    assert lines(kind="confidence", side="unsure")[1].startswith("more answers that are unsure: 86")
+    assert lines(state="resolved")[1] == ""
+    assert lines(count=None)[1] == ""
+    assert lines(kind="rollback")[1] == ""
+
+
 @pytest.mark.parametrize("subject", ["stop", HOSTILE])
 @pytest.mark.parametrize("word", ["firing", "reminder", "resolved", "notice", "test"])
 def test_slack_gets_blocks_without_markup(receiver, note, subject, word):
