@@ -6,6 +6,7 @@ import hashlib
 import json
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -74,8 +75,10 @@ class Alerts:
     def deliver(self, patience: float = 0.0) -> None:
         """Send what is due, and say on the terminal what failed."""
         with self._delivering:
-            for failure in self._courier.deliver(patience):
-                self._complain(f"alarms to {failure.receiver!r} failed: {failure.reason}")
+            failures = Counter((each.receiver, each.reason) for each in self._courier.deliver(patience))
+        for (receiver, reason), count in failures.items():
+            more = f" ({count} messages)" if count > 1 else ""
+            self._complain(f"alarms to {receiver!r} failed: {reason}{more}")
 
     def fares(self) -> dict[str, ReceiverState]:
         """Deliveries and failures of every receiver."""

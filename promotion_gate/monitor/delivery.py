@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from promotion_gate.core.record import now
-from promotion_gate.monitor.outbox import Outbox, Pending
+from promotion_gate.monitor.outbox import Outbox, Pending, pause_after
 from promotion_gate.monitor.settings import Receiver
 from promotion_gate.monitor.sinks.interface import DeliveryError
 
@@ -59,6 +59,8 @@ class Courier:
         self._seconds = seconds
         self._clock = clock
         self._running: dict[str, threading.Thread] = {}
+        self._refused: dict[tuple[str, str], tuple[int, datetime]] = {}
+        """How often a receiver refused a message, and from when on it is sent to it again."""
 
     def deliver(self, patience: float = 0.0) -> list[Failure]:
         """Send what is due; says what failed.
@@ -69,7 +71,7 @@ class Courier:
         with self._outbox.sending(patience) as is_ours:
             if not is_ours:
                 return []
-            due = self._outbox.pending(self._clock())
+            due = self._rested(self._outbox.pending(self._clock()))
             waiting = {name: found[:AT_ONCE] for name, found in due.items() if not self._is_busy(name)}
             if waiting:
                 self._outbox.trying(waiting)
@@ -78,6 +80,19 @@ class Courier:
                 if receiver.name in waiting:
                     self._start(receiver, waiting[receiver.name], progress)
             return self._awaited(progress)
+
+    def _rested(self, due: Mapping[str, Sequence[Pending]]) -> dict[str, list[Pending]]:
+        """Without the messages that were refused a moment ago: only these wait, not the others."""
+        at = self._clock()
+        pending = {(name, one.notification.id) for name, found in due.items() for one in found}
+        for key in [key for key in self._refused if key[0] in due and key not in pending]:
+            del self._refused[key]
+        resting = {key for key, (_, until) in self._refused.items() if at < until}
+        kept = {
+            name: [one for one in found if (name, one.notification.id) not in resting]
+            for name, found in due.items()
+        }
+        return {name: found for name, found in kept.items() if found}
 
     def _is_busy(self, name: str) -> bool:
         thread = self._running.get(name)
@@ -121,7 +136,9 @@ class Courier:
             progress.failures.append(Failure(receiver.name, error.reason))
             if not error.refused:
                 return
-            queue.pop(0)
+            key = receiver.name, queue.pop(0).notification.id
+            count = self._refused.get(key, (0, None))[0]
+            self._refused[key] = count + 1, self._clock() + pause_after(count)
 
 
 def attempt(receiver: Receiver, message: Pending) -> DeliveryError | None:

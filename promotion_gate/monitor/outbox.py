@@ -274,8 +274,7 @@ class Outbox:
             fare.failed += 1
             fare.problem = problem[:1000]
             if leave_alone:
-                pause = min(FIRST_PAUSE * 2 ** min(fare.failures_in_a_row, 10), LONGEST_PAUSE)
-                fare.next_try = at + max(pause, timedelta(seconds=wait))
+                fare.next_try = at + max(pause_after(fare.failures_in_a_row), timedelta(seconds=wait))
                 fare.failures_in_a_row += 1
 
     @contextlib.contextmanager
@@ -394,6 +393,11 @@ class Outbox:
                 self.path.replace(aside)
             self._complain(f"{self.path} was unreadable and is now {aside.name}; open alarms are told again")
             return _State()
+
+
+def pause_after(failures: int) -> timedelta:
+    """How long to wait after one more failure: longer each time, to a bound."""
+    return min(FIRST_PAUSE * (1 << min(failures, 10)), LONGEST_PAUSE)
 
 
 def _fire(state: _State, key: str, alarm: Alarm, at: datetime) -> None:

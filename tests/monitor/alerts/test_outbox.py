@@ -189,6 +189,36 @@ def test_a_message_that_is_refused_keeps_no_other_waiting(start, alarm):
     assert alerts.fares()["r0"].next_try is None
 
 
+def test_a_message_that_is_refused_is_sent_again_after_a_pause_alone(start, alarm, clock):
+    told = Told()
+    told.fails = [DeliveryError("malformed", refused=True)]
+    alerts = start(told)
+    alerts.take([alarm("first")])
+    alerts.deliver()
+    alerts.take([alarm("second")])
+    alerts.deliver()
+    assert told.words == [("firing", "second")]
+    told.fails = [DeliveryError("malformed", refused=True)]
+    clock.wait(seconds=31)
+    alerts.deliver()
+    assert told.fails == []
+    clock.wait(seconds=31)
+    alerts.deliver()
+    assert told.words == [("firing", "second")]
+    clock.wait(seconds=30)
+    alerts.deliver()
+    assert told.words == [("firing", "second"), ("firing", "first")]
+
+
+def test_one_trouble_of_many_messages_is_one_line(start, alarm, complaints):
+    told = Told()
+    told.fails = [DeliveryError("host answered 403", refused=True)] * 5
+    alerts = start(told)
+    alerts.take([alarm(str(n)) for n in range(5)])
+    alerts.deliver()
+    assert complaints == ["alarms to 'r0' failed: host answered 403 (5 messages)"]
+
+
 def test_over_before_it_could_be_told(start, alarm, clock):
     told = Told()
     told.fails = [DeliveryError("no")]
