@@ -231,7 +231,17 @@ def _go_back_to(
             return Target(ref, vouched.digest, skipped)
         skipped.append(f"{ref} passed over: {vouched.broken}")
     what = f"{name!r} has no earlier good version to go back to; nothing was moved"
-    raise RegistryConflict(what, "; ".join([*skipped, *_where_it_was_left(events, alias, current)]))
+    remedies = [*skipped, *_where_it_was_left(events, alias, current)]
+    raise RegistryConflict(what, "; ".join(remedies) or _once_promoted(events, alias, current))
+
+
+def _once_promoted(events: Sequence[Event], alias: str, current: int | None) -> str:
+    """What a person may still name: versions that were in production once and were rolled back from since."""
+    moved = {event.pointer.to_version for event in done_moves(events, alias)} - {current, None}
+    versions = ", ".join(str(version) for version in sorted(filter(None, moved), reverse=True)[:5])
+    if not versions:
+        return ""
+    return f"rolled back from or rejected since: {versions}; '--to' insists on one, if it still verifies"
 
 
 def _where_it_was_left(events: Sequence[Event], alias: str, current: int | None) -> list[str]:

@@ -135,6 +135,15 @@ def test_rollback_without_any_history_moves_nothing(store, actor):
     assert in_production(store) == 3
 
 
+def test_with_nothing_good_left_a_person_is_told_what_may_still_be_named(store, actor):
+    for version in (1, 2):
+        promote(store, actor, version)
+    rollback(store, actor)
+    with pytest.raises(RegistryConflict, match="rolled back from or rejected since: 2; '--to' insists"):
+        rollback(store, actor)
+    assert in_production(store) == 1
+
+
 def test_rollback_to_a_named_version(store, actor):
     for version in (1, 2, 3):
         promote(store, actor, version)

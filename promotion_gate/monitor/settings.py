@@ -135,8 +135,10 @@ def _checked(document: Mapping[str, object], name: str) -> _File:
         fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
         place = plain(".".join(str(part) for part in fault["loc"]), 100)
         why = fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "union_tag_invalid":
+        if fault["type"] in ("union_tag_invalid", "union_tag_not_found"):
             why = "kind must be webhook, slack, pagerduty or apprise"
+        elif fault["type"] == "too_short":
+            why = "it must name at least one"
         raise UsageError(f"{name}: {place or 'the file'}: {why}") from None
 
 

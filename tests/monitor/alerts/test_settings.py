@@ -1,5 +1,7 @@
 """alerts.toml: what is accepted, and that no error shows what may be a secret."""
 
+import re
+
 import pytest
 
 from promotion_gate.core.errors import UsageError
@@ -90,6 +92,25 @@ def test_what_is_malformed_is_refused(load, text):
     with pytest.raises(UsageError) as caught:
         load(text)
     assert "abcdef" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (
+            "[receivers.x]\nurl = 'http://h/'",
+            "receivers.x: kind must be webhook, slack, pagerduty or apprise",
+        ),
+        (
+            "[receivers.x]\nkind = 'webhook'\nurl = 'http://h/'\nkinds = []",
+            "kinds: it must name at least one",
+        ),
+        ("[receivers]", "receivers: it must name at least one"),
+    ],
+)
+def test_what_is_wrong_is_said_in_the_files_own_words(load, text, why):
+    with pytest.raises(UsageError, match=re.escape(why)):
+        load(text)
 
 
 def test_a_plain_address_may_stand_in_the_file(load):
