@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -25,6 +26,7 @@ from promotion_gate.core.writing import write_bytes
 from promotion_gate.monitor.drivers import Drivers, Explain, LiveImage, drivers_of
 from promotion_gate.monitor.images import LiveImages
 from promotion_gate.monitor.interface import Alarm, Baseline, ClassShare, WindowOutcome
+from promotion_gate.monitor.notification import gravity, measured
 
 if TYPE_CHECKING:
     from promotion_gate.detect.windows import Window
@@ -189,7 +191,8 @@ class DriftReport:
             timelines=_timelines(self._windows, rows, standing, baseline),
             windows=list(reversed(self._windows))[:100],
             window_count=len(self._windows),
-            alarms=list(reversed(self._alarms)),
+            alarms=_in_order(self._alarms, self._last),
+            commands=_commands(self._last),
             notes=notes,
         )
 
@@ -238,15 +241,45 @@ class _Ending:
 
 def _ending(last: WindowOutcome, alarms: Sequence[Alarm]) -> _Ending:
     if last.firing:
-        lead = max(last.firing, key=lambda alarm: alarm.sigma)
-        more = f" ({len(last.firing) - 1} more alarms stand)" if len(last.firing) > 1 else ""
-        return _Ending("reject", "DRIFT", words(lead.message, 400) + more)
+        lead = min(last.firing, key=_rank)
+        numbers = f" ({told})" if (told := measured(lead)) else ""
+        others = len(last.firing) - 1
+        more = f" – {others} more {'alarm stands' if others == 1 else 'alarms stand'}" if others else ""
+        return _Ending("reject", "DRIFT", words(lead.message, 400) + numbers + more)
     if alarms:
         told = f"No alarm stands now; {len([a for a in alarms if a.state == 'firing'])} stood before."
         return _Ending("hold", "OVER", told)
     if last.predictions == 0:
         return _Ending("hold", "NO TRAFFIC", "The last window holds no prediction of this version.")
     return _Ending("promote", "NO ALARM", "Predictions are as the baseline leads to expect.")
+
+
+def _rank(alarm: Alarm) -> tuple[int, float]:
+    return gravity(alarm), -abs(alarm.sigma)
+
+
+def _in_order(alarms: Sequence[Alarm], last: WindowOutcome) -> list[Alarm]:
+    """Those that still stand first, the gravest of them before the others; then the newest."""
+    newest = list(reversed(alarms))
+    standing = {alarm.key for alarm in last.firing}
+    raised = [alarm for alarm in newest if alarm.state == "firing" and alarm.key in standing]
+    return sorted(raised, key=_rank) + [alarm for alarm in newest if alarm not in raised]
+
+
+def _commands(last: WindowOutcome) -> list[tuple[str, str]]:
+    """What a person may type while an alarm stands, and what it does."""
+    if not last.firing:
+        return []
+    name = shlex.quote(words(last.model, 200))
+    alias = "" if last.alias == "production" else f" --alias {shlex.quote(words(last.alias, 200))}"
+    return [
+        (f"promotion-gate status {name}{alias}", "what is in production, and where a rollback would go"),
+        (f'promotion-gate rollback {name}{alias} --reason "…"', "go back; --dry-run shows it first"),
+        (
+            f"promotion-gate quarantine {name}/{last.version} --log … --images … --out quarantine",
+            "keep the images behind the alarms for the next gate run",
+        ),
+    ]
 
 
 def _facts(last: WindowOutcome, shown: WindowOutcome, baseline: Baseline | None) -> dict[str, str]:
@@ -452,6 +485,7 @@ def _environment() -> Environment:
     environment = page_environment("monitor", "drill", "card")
     environment.filters |= card_filters() | {
         "moment": moment,
+        "measured": measured,
         "units": lambda value: f"{value:.2f}",
         "sigma": lambda value: f"{value:+.1f}".replace("-", "−") if math.isfinite(value) else "–",
     }

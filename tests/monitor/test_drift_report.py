@@ -76,6 +76,29 @@ def test_the_window_with_the_surge_is_shown_though_later_ones_are_calm(looks):
     assert "Window shown 2026-03-02 16:00 UTC" in text(made.page().decode())
 
 
+def test_in_a_storm_the_gravest_stand_first_and_the_rest_is_folded(looks):
+    weak = [looks.alarm(f"class {n}", kind="confidence", sigma=20.0) for n in range(8)]
+    counted = {"side": "loss", "count": 2, "of": 400, "share": 0.005}
+    grave = replace(looks.alarm("stop"), detail={**counted, "baseline_low": 0.03, "baseline_high": 0.07})
+    firing = [*weak, grave]
+    html = page([looks.look(5, 900, alarms=firing, firing=firing)])
+    told = text(html)
+    assert "for class &#39;stop&#39; has deviated by 11.2" in told.partition("What to do")[0]
+    assert "less of it: 2 of 400 in its window, 0.50%; 3.00% to 7.00% allowed" in told
+    assert "8 more alarms stand" in told
+    listed = html.partition("Alarms</h2>")[2]
+    assert listed.index("&#39;stop&#39;") < listed.index("class 0")
+    assert "<summary>3 more</summary>" in html
+
+
+def test_the_page_says_what_to_type_and_no_name_breaks_out_of_it(looks):
+    raised = looks.alarm()
+    outcome = replace(looks.look(5, 900, alarms=[raised], firing=[raised]), model="a; rm -rf ~", alias="live")
+    told = text(page([outcome]))
+    assert "promotion-gate rollback &#39;a; rm -rf ~&#39; --alias live --reason" in told
+    assert "promotion-gate rollback" not in page([looks.look(0)])
+
+
 def test_an_alarm_that_is_over_is_told_as_such(looks):
     raised, over = looks.alarm(), looks.alarm(state="resolved", hour=20)
     outcomes = [*looks.surged(14), looks.look(20, alarms=[over])]
