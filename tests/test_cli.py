@@ -81,6 +81,15 @@ def test_no_arguments_and_unknown_ones_are_wrong_usage(capsys):
         assert err.startswith("usage: promotion-gate")
 
 
+@pytest.mark.parametrize("command", ["rollback", "recover", "status", "history"])
+@pytest.mark.parametrize("name", ["signs/3", "models:/signs/3"])
+def test_a_version_where_a_model_is_asked_for_is_wrong_usage(capsys, command, name):
+    with pytest.raises(SystemExit) as caught:
+        main([command, name])
+    assert caught.value.code == 2
+    assert "name the model alone (rollback takes a version as --to)" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

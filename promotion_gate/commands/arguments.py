@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from datetime import UTC, datetime, timedelta
 
 
@@ -42,6 +43,15 @@ def positive(text: str) -> float:
     if not 0 < number < 1e9:
         raise argparse.ArgumentTypeError(f"not a positive number: {text!r}")
     return number
+
+
+def model_name(text: str) -> str:
+    """A registered model's name, where no version is asked for."""
+    if re.fullmatch(r"(models:/)?[^/@]+/[0-9]+", text):
+        raise argparse.ArgumentTypeError(
+            f"not a model's name: {text!r:.200}; name the model alone (rollback takes a version as --to)"
+        )
+    return text
 
 
 def version(text: str) -> int:

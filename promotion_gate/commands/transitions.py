@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 from promotion_gate.commands import Command, production, say
-from promotion_gate.commands.arguments import moment, positive, version
+from promotion_gate.commands.arguments import model_name, moment, positive, version
 from promotion_gate.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def add(command: Command) -> None:
         _production(rule)
 
     rollback = command("rollback", _rollback, "move production back to the last good version")
-    rollback.add_argument("name", metavar="NAME")
+    rollback.add_argument("name", type=model_name, metavar="NAME")
     rollback.add_argument("--to", type=version, metavar="V", help="this version instead of the last good one")
     rollback.add_argument(
         "--unsafe-unsigned", action="store_true", help="with --to: go back although no trusted record vouches"
@@ -51,7 +51,7 @@ def add(command: Command) -> None:
     _production(rollback)
 
     recover = command("recover", _recover, "finish or undo what a process that died began")
-    recover.add_argument("name", metavar="NAME")
+    recover.add_argument("name", type=model_name, metavar="NAME")
     recover.add_argument(
         "--accept-foreign", action="store_true", help="let a change past the gate stand; needs --reason"
     )
@@ -64,12 +64,12 @@ def add(command: Command) -> None:
     _production(recover)
 
     status = command("status", _status, "what is in production, and what waits")
-    status.add_argument("name", metavar="NAME")
+    status.add_argument("name", type=model_name, metavar="NAME")
     status.add_argument("--json", action="store_true", help="for programs")
     _production(status)
 
     history = command("history", _history, "who moved what, when, why, and with which digest")
-    history.add_argument("name", metavar="NAME")
+    history.add_argument("name", type=model_name, metavar="NAME")
     history.add_argument("--json", action="store_true", help="for programs")
 
 

@@ -487,6 +487,8 @@ def _environment() -> Environment:
         "moment": moment,
         "measured": measured,
         "units": lambda value: f"{value:.2f}",
-        "sigma": lambda value: f"{value:+.1f}".replace("-", "−") if math.isfinite(value) else "–",
+        "sigma": lambda value: (
+            f"{round(value, 1) + 0.0:+.1f}".replace("-", "−") if math.isfinite(value) else "–"
+        ),
     }
     return environment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from promotion_gate.monitor.log_reader import LogFile, Names, Piece, Position, b
 
 AHEAD_SECONDS = 300.0
 """How far a prediction's time may lie in the future: clocks disagree."""
+
+_LAST_SECOND = 4_102_444_800.0
+"""The year 2100; what lies beyond is in milliseconds, say, and no clock that is wrong."""
 
 BATCH_ROWS = 65_536
 _WIDE_ROWS = 4096
@@ -242,8 +246,14 @@ def require_times(file: LogFile, at: NDArray[np.float64], row: int, latest: floa
         return
     first = int(np.argmax(wrong))
     value = float(at[first])
-    said = f"its time {value:.0f} lies in the future" if value > latest else f"{value} is no time"
-    raise bad_row(file, row + first + 1, said, "times are seconds since the epoch, or ISO 8601")
+    if latest < value < _LAST_SECOND:
+        said = (
+            f"its time {datetime.fromtimestamp(value, UTC).isoformat(timespec='seconds')} lies in the future"
+        )
+        remedy = "times without a zone are UTC; look at the clock that wrote it"
+    else:
+        said, remedy = f"{value:.15g} is no time", "times are seconds since the epoch, or ISO 8601"
+    raise bad_row(file, row + first + 1, said, remedy)
 
 
 def moment(text: str, file: LogFile, row: int) -> float:
@@ -253,8 +263,6 @@ def moment(text: str, file: LogFile, row: int) -> float:
     ------
     InputError: it is none.
     """
-    from datetime import UTC, datetime
-
     try:
         found = datetime.fromisoformat(text.strip())
         return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -12,7 +12,7 @@ from promotion_gate.core.keys import Keyring
 from promotion_gate.core.record import now
 from promotion_gate.monitor.baseline import judged_record, load_baseline, store_window_baseline
 from promotion_gate.monitor.questions import questions_of
-from promotion_gate.monitor.watch import LEAST_WINDOW, MOST_WINDOW, in_production
+from promotion_gate.monitor.watch import in_production, require_window
 from promotion_gate.monitor.window_baseline import Stretch, window_baseline
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def make_baseline(
     NotInRegistry: nothing is in production, or the gate never judged it.
     SigningError: its record does not verify, or the key cannot sign.
     """
-    if not LEAST_WINDOW <= window <= MOST_WINDOW:
-        raise UsageError(f"a window of {window:g} s cannot be used", "give 1m to 30d")
+    require_window(window)
     if since is not None and until is not None and since >= until:
         raise UsageError("--from is not before --to")
     ring = keys or Keyring()

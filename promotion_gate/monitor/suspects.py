@@ -27,7 +27,7 @@ from promotion_gate.monitor.quarantine import (
     write_quarantine,
 )
 from promotion_gate.monitor.tracker import Tracker
-from promotion_gate.monitor.watch import LEAST_WINDOW, MOST_WINDOW, in_production
+from promotion_gate.monitor.watch import in_production, require_window
 from promotion_gate.vouching import DEFAULT_PRODUCTION
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def keep_suspects(registry: Registry, asked: Asked) -> list[str]:
     """
     if not 1 <= asked.limit <= MOST:
         raise UsageError(f"cannot keep {asked.limit} images", f"choose 1 to {MOST:,} with --limit")
-    if not LEAST_WINDOW <= asked.window <= MOST_WINDOW:
-        raise UsageError(f"a window of {asked.window:g} s cannot be used", "give 1m to 30d")
+    require_window(asked.window)
     if asked.since >= asked.until:
         raise UsageError("--from is not before --to")
     require_new(asked.out)

@@ -84,12 +84,23 @@ def watch(registry: Registry, watched: Watched) -> Iterator[WindowOutcome]:
     RegistryError: the registry cannot be reached, or nothing is in production.
     SigningError: the baseline does not verify, or is older than the one used before.
     """
-    if not LEAST_WINDOW <= watched.window <= MOST_WINDOW:
-        raise UsageError(f"a window of {watched.window:g} s cannot be used", "give 1m to 30d")
+    require_window(watched.window)
     alias = watched.production.alias
     folder = watched.state or default_folder(registry.host, watched.name, alias, watched.logs)
     with held(folder):
         yield from _Watch(registry, watched, folder).outcomes()
+
+
+def require_window(seconds: float) -> None:
+    """Refuse a window that is too short to tell anything, or longer than alarms may take.
+
+    Raises
+    ------
+    UsageError: it is.
+    """
+    if not LEAST_WINDOW <= seconds <= MOST_WINDOW:
+        told = f"{seconds:g} s" if seconds < LEAST_WINDOW else f"{seconds / 86_400:g} days"
+        raise UsageError(f"a window of {told} cannot be used", "give --window 1m to 30d")
 
 
 def in_production(registry: Registry, name: str, alias: str) -> ModelRef:

@@ -21,7 +21,7 @@ from promotion_gate.core.types import ModelRef
 from promotion_gate.monitor import state as state_module
 from promotion_gate.monitor.baseline import sign_baseline, store_window_baseline
 from promotion_gate.monitor.report import alarm_lines, outcomes_json, window_lines
-from promotion_gate.monitor.watch import Watched, watch
+from promotion_gate.monitor.watch import Watched, require_window, watch
 
 CLASSES = ("Stop", "Yield", "Speed limit 80")
 SHARES = (0.7, 0.295, 0.005)
@@ -338,3 +338,9 @@ def test_no_sigma_is_less_than_nothing(looks):
     seen = looks.look(5)
     seen = replace(seen, classes=[replace(one, sigma=-0.04) for one in seen.classes])
     assert "-0.0" not in "\n".join(window_lines(seen, every=True))
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(5.0, "window of 5 s"), (60 * 86_400.0, "window of 60 days")])
+def test_a_window_that_cannot_be_used_is_told_in_plain_units(seconds, said):
+    with pytest.raises(UsageError, match=said):
+        require_window(seconds)
