@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from promotion_gate.core.errors import RegistryConflict, SigningError
 from promotion_gate.core.keys import TrustedKeys
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import NO_DIGEST, ForeignMove, ModelRef
 from promotion_gate.journal import Actor, Lock, Papers, Recorded, note_down
 from promotion_gate.registry.interface import Event, ModelFacts, Registry

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from promotion_gate.core.errors import GateError, NoAnswer, NotInRegistry, RegistryConflict, SigningError
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.record import sign_record
 from promotion_gate.core.types import NO_DIGEST, ModelRef, Transition
 from promotion_gate.foreign import note_foreign_moves, note_seen, require_settled

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from promotion_gate.core.errors import RegistryConflict, SigningError, UsageError
 from promotion_gate.core.keys import TrustedKeys
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import ModelRef
 from promotion_gate.foreign import difference, foreign_line, look_for
 from promotion_gate.journal import Actor, Papers, Recorded, note_down, require_no_live_holder, require_reason

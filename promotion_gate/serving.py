@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from promotion_gate.core.errors import SigningError
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import ModelRef
 from promotion_gate.vouching import Vouched, vouched_version
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from promotion_gate.core.keys import TrustedKeys, load_trusted_keys
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import ForeignMove, ModelRef
 from promotion_gate.foreign import difference, sighted
 from promotion_gate.registry.interface import Event, ModelFacts, Registry, VersionFacts

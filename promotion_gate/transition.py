@@ -17,7 +17,7 @@ from promotion_gate.core.errors import (
     SigningError,
     UsageError,
 )
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import NO_DIGEST, Action, AuditRecord, ModelRef, Outcome
 from promotion_gate.core.verdict_summary import VerdictSummary, sign_verdict
 from promotion_gate.foreign import look_for, note_foreign_moves, require_settled

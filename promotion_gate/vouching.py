@@ -23,7 +23,7 @@ from promotion_gate.core.errors import (
     SigningError,
 )
 from promotion_gate.core.keys import TrustedKeys
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.record import verify_record
 from promotion_gate.core.types import NO_DIGEST, AuditRecord, ModelRef, Outcome
 from promotion_gate.core.verdict_summary import VerdictSummary, verify_verdict

@@ -15,7 +15,7 @@ from promotion_gate.core.errors import (
     SigningError,
     UsageError,
 )
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import NO_DIGEST, ForeignMove, Outcome
 from promotion_gate.registry.interface import RECORD_FILE, EventPointer, LockHolder
 from promotion_gate.registry.memory import Killed, MemoryRegistry

@@ -23,7 +23,8 @@ from promotion_gate.card import render_card, report_json
 from promotion_gate.checks.interface import Options
 from promotion_gate.core.errors import ArtifactError, ExitCode, PolicyError, RegistryConflict, RegistryError
 from promotion_gate.core.keys import own_keyring
-from promotion_gate.core.policy import Production, parse_policy
+from promotion_gate.core.policy import parse_policy
+from promotion_gate.core.production import Production
 from promotion_gate.core.record import verify_record
 from promotion_gate.core.types import Finding, ModelRef, Outcome, Status
 from promotion_gate.data.interface import ImageShape

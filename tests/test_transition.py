@@ -21,7 +21,7 @@ from promotion_gate.core.errors import (
     UsageError,
 )
 from promotion_gate.core.keys import Keyring, TrustedKeys, load_signing_key, load_trusted_keys
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.record import verify_record
 from promotion_gate.core.types import ModelRef, Outcome
 from promotion_gate.registry.interface import RECORD_FILE, EventPointer, LockHolder

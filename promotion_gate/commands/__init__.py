@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from promotion_gate.core.errors import UsageError
 
 if TYPE_CHECKING:
-    from promotion_gate.core.policy import Production
+    from promotion_gate.core.production import Production
 
 Handler = Callable[[argparse.Namespace], int]
 
@@ -45,7 +45,7 @@ def production(alias: str, mirror_stage: str = "auto") -> Production:
     """
     from pydantic import ValidationError
 
-    from promotion_gate.core.policy import Production
+    from promotion_gate.core.production import Production
 
     try:
         return Production.model_validate({"alias": alias, "mirror_stage": mirror_stage})

@@ -13,7 +13,7 @@ from promotion_gate.commands.arguments import positive
 from promotion_gate.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from promotion_gate.core.policy import Production
+    from promotion_gate.core.production import Production
     from promotion_gate.monitor.alerts import Alerts
     from promotion_gate.monitor.automatic import AutomaticRollback
     from promotion_gate.monitor.metrics import Board

@@ -11,7 +11,7 @@ from promotion_gate.commands.arguments import model_name, moment, positive, vers
 from promotion_gate.core.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from promotion_gate.core.policy import Production
+    from promotion_gate.core.production import Production
     from promotion_gate.registry.interface import Registry
 
 

@@ -13,19 +13,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from promotion_gate.core.errors import PolicyError
+from promotion_gate.core.production import Production, Table
 from promotion_gate.core.types import Rule
 
 MAX_POLICY_BYTES = 1_000_000
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, allow_inf_nan=False)
-
-
-class DataSource(_Table):
+class DataSource(Table):
     """Where a labelled image set lies and how to read it.
 
     ``path`` is a local path or any fsspec URL; a relative path is relative to the policy file.
@@ -41,7 +38,7 @@ class DataSource(_Table):
     batch_column: str = "batch"
 
 
-class Data(_Table):
+class Data(Table):
     """The trusted holdout, the training set if it is to be had, and the class names in logit order.
 
     ``suspects`` are images that production saw, labelled with what was predicted: see
@@ -54,7 +51,7 @@ class Data(_Table):
     class_names: list[str] | None = None
 
 
-class ModelInput(_Table):
+class ModelInput(Table):
     """Overrides of what the model's signature and metadata say of its input.
 
     An image goes in as ``(pixel / scale - mean) / std``, with pixel values 0 to 255.
@@ -70,7 +67,7 @@ class ModelInput(_Table):
     embedding_layer: str | None = None
 
 
-class Sandbox(_Table):
+class Sandbox(Table):
     """How the candidate's code is confined, and how much it may use.
 
     ``best`` takes the strongest confinement the host offers; ``required`` holds a candidate where
@@ -83,21 +80,7 @@ class Sandbox(_Table):
     threads: Annotated[int, Field(ge=1, le=1024)] = 1
 
 
-class Production(_Table):
-    """The alias that serving reads, and whether the legacy stage ``Production`` follows it."""
-
-    alias: str = Field(default="production", pattern=r"^[A-Za-z0-9_\-]+$")
-    mirror_stage: Literal["auto", "always", "never"] = "auto"
-
-    @field_validator("alias")
-    @classmethod
-    def _not_reserved(cls, alias: str) -> str:
-        if alias.lower() == "latest" or (alias[:1] in "vV" and alias[1:].isdigit()):
-            raise ValueError("MLflow reserves 'latest' and 'v<number>'; choose another alias")
-        return alias
-
-
-class Bound(_Table):
+class Bound(Table):
     """The range a metric must stay in, and what a breach does."""
 
     min: float | None = None
@@ -113,7 +96,7 @@ class Bound(_Table):
         return self
 
 
-class CheckPolicy(_Table):
+class CheckPolicy(Table):
     """What the policy asks of one check; ``options`` are the check's own and validated by it."""
 
     required: bool = True
@@ -121,7 +104,7 @@ class CheckPolicy(_Table):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class Policy(_Table):
+class Policy(Table):
     """A whole policy. Build one with :func:`load_policy` or :func:`parse_policy`."""
 
     version: Literal[1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from promotion_gate.core.errors import GateError, RegistryConflict, SigningError
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import AuditRecord
 from promotion_gate.journal import Actor
 from promotion_gate.monitor.alerts import Alerts

@@ -16,7 +16,7 @@ from promotion_gate.monitor.watch import in_production, require_window
 from promotion_gate.monitor.window_baseline import Stretch, window_baseline
 
 if TYPE_CHECKING:
-    from promotion_gate.core.policy import Production
+    from promotion_gate.core.production import Production
     from promotion_gate.registry.interface import Registry
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from promotion_gate.core.errors import GateError
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.record import now
 from promotion_gate.monitor.alerts import WATCHED, Alerts
 from promotion_gate.monitor.automatic import FRESH, AutomaticRollback

@@ -32,7 +32,8 @@ from promotion_gate.vouching import DEFAULT_PRODUCTION
 
 if TYPE_CHECKING:
     from promotion_gate.core.keys import TrustedKeys
-    from promotion_gate.core.policy import Policy, Production
+    from promotion_gate.core.policy import Policy
+    from promotion_gate.core.production import Production
     from promotion_gate.registry.interface import Registry
 
 MOST = 5000

@@ -35,7 +35,7 @@ from promotion_gate.vouching import DEFAULT_PRODUCTION
 
 if TYPE_CHECKING:
     from promotion_gate.core.keys import TrustedKeys
-    from promotion_gate.core.policy import Production
+    from promotion_gate.core.production import Production
     from promotion_gate.registry.interface import Registry
 
 GRACE_SECONDS = 15.0

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from promotion_gate import transition
 from promotion_gate.core.keys import Keyring
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import ModelRef, Outcome
 from promotion_gate.registry.locks import _search as locks_of
 from promotion_gate.registry.mlflow import MlflowRegistry

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from promotion_gate.core.errors import InputError, NotInRegistry, SigningError, UsageError
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import ModelRef
 from promotion_gate.monitor.baseline import (
     WINDOW_BASELINE_FILE,

@@ -16,7 +16,7 @@ from promotion_gate.core.errors import (
     SigningError,
     UsageError,
 )
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import ModelRef
 from promotion_gate.monitor import state as state_module
 from promotion_gate.monitor.baseline import sign_baseline, store_window_baseline

@@ -11,7 +11,7 @@ import pytest
 from promotion_gate.cli import main
 from promotion_gate.core.errors import RegistryError, UsageError
 from promotion_gate.core.keys import TrustedKeys
-from promotion_gate.core.policy import Production
+from promotion_gate.core.production import Production
 from promotion_gate.core.types import ModelRef
 from promotion_gate.monitor.alerts import Alerts
 from promotion_gate.monitor.metrics import Board
