@@ -68,9 +68,19 @@ class StatusFacts:
 
 
 def history(registry: Registry, name: str, trusted: TrustedKeys | None = None) -> list[HistoryEntry]:
-    """Every event of a model, oldest first, each with its record verified."""
+    """Every event of a model, oldest first, each with its record verified.
+
+    A model that is no longer registered keeps its history.
+
+    Raises
+    ------
+    NotInRegistry: there is no such model, and never was one that the gate ruled on.
+    """
     keys = trusted or load_trusted_keys()
-    return entries(registry, registry.events(name), keys)
+    events = registry.events(name)
+    if not events:
+        registry.model(name)
+    return entries(registry, events, keys)
 
 
 def status(

@@ -128,6 +128,12 @@ def test_nothing_to_go_back_to(store, actor):
     assert story(store, actor) == [("promote", None, 1)]
 
 
+def test_a_model_that_is_not_there_has_no_history(store):
+    with pytest.raises(NotInRegistry, match="nothing-of-that-name"):
+        transition.history(MemoryRegistry(store), "nothing-of-that-name")
+    assert transition.history(MemoryRegistry(store), NAME) == []
+
+
 def test_rollback_without_any_history_moves_nothing(store, actor):
     store.aliases[NAME]["production"] = 3
     with pytest.raises(RegistryConflict, match="no earlier good version"):

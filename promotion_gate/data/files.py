@@ -86,8 +86,20 @@ def locate(path: str, folder: Path) -> Location:
         place = Location(fs, inner, shown)
     with reading(place.uri):
         if not place.fs.exists(place.path):
-            raise InputError(f"no such file or folder: {place.uri}", "check the policy's data section")
+            raise _missing(place)
     return place
+
+
+def _missing(place: Location) -> InputError:
+    """Why there is nothing: a driver of web addresses also says so of a server that does not answer."""
+    try:
+        place.fs.info(place.path)
+    except FileNotFoundError as error:
+        if isinstance(error.__cause__, GateError):
+            raise error.__cause__ from None
+        if isinstance(error.__cause__, OSError):
+            return InputError(f"cannot read {place.uri}: {_reason(error.__cause__)}", "is the server up?")
+    return InputError(f"no such file or folder: {place.uri}", "is the path right?")
 
 
 @contextmanager

@@ -240,7 +240,7 @@ class _Watch:
         others = ", ".join(f"version {v}: {n:,}" for v, n in sorted(self._tracker.others.items())[:5])
         raise InputError(
             f"the log has no prediction of {self._tracker.baseline.ref}, which is in production"
-            f" ({others or 'it is empty'})",
+            f" ({others or 'no prediction at all was read'})",
             "check --log, and the version given to PredictionLog",
         )
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import fsspec
@@ -28,6 +29,14 @@ def test_a_missing_set_is_one_clear_line_that_holds(open_at, path):
 def test_a_url_without_a_driver_is_an_input_error(open_at, path):
     with pytest.raises(InputError, match="cannot open"):
         open_at(path)
+
+
+def test_a_server_that_does_not_answer_is_no_missing_file(open_at):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # nobody listens there
+        port = probe.getsockname()[1]
+        with pytest.raises(InputError, match=r"cannot read http://127.*is the server up\?"):
+            open_at(f"http://127.0.0.1:{port}/signs.npz")
 
 
 def test_an_unknown_suffix_asks_for_the_format(open_at, tmp_path):
