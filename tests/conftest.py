@@ -33,6 +33,21 @@ def module_at(path):
     return module
 
 
+MLFLOW_STATE = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_RUN_ID")
+
+
+@pytest.fixture(autouse=True)
+def _mlflow_forgets():
+    """MLflow keeps what it was last pointed at in the environment, where the next test would find it."""
+    before = {name: os.environ.get(name) for name in MLFLOW_STATE}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 @pytest.fixture(scope="session")
 def worlds():
     """The module ``world.py``: a model in memory and somebody who acts on it."""
